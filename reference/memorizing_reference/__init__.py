@@ -1,0 +1,5 @@
+"""The reference: a memorizing transformer in NumPy, written to be read.
+
+Reading order: `config`, `memory`, `search`, `bucketed_search`, `positions`,
+`attention`, `cache`, `parameters`, `model`, `segments`, `perplexity`.
+"""
