@@ -1,0 +1,90 @@
+# Every command that a person or CI runs. Each installs what it needs first.
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+WORKERS ?= 2
+IMPLEMENTATIONS ?= memorizing_conformance.reference_adapter:ReferenceImplementation \
+    memorizing_jax.adapter:JaxImplementation
+
+BIN := .venv/bin
+PY := $(BIN)/python
+READY := .venv/.installed
+DEMO := .cache/demo
+
+# The lock holds for the packages and for what builds them: old versions of pip read
+# the first name for both, new ones want the second. Relative, since pip would split
+# the path of a folder with a space in it.
+export PIP_CONSTRAINT := .ci/constraints.txt
+export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.PHONY: setup
+setup: $(READY)  ## Install into .venv, as the lock says; PYTHON=python3.13 picks another
+
+$(READY): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --editable '.[dev]'
+	touch $@
+
+.PHONY: demo
+demo: $(READY)  ## Train and evaluate on real documents: what memory is worth
+	$(PY) -m memorizing_data prepare --input sympy --output $(DEMO)/tokens
+	$(PY) jax_impl/demo/demo.py
+
+.PHONY: bench
+bench: $(READY)  ## Time a training step with memory against one without
+	$(PY) -m memorizing_jax.bench
+
+.PHONY: test
+test: lint types wheel unit conformance  ## Everything CI runs
+
+.PHONY: lint
+lint: $(READY)  ## Style, spelling, import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+
+.PHONY: types
+types: $(READY)  ## Static types
+	$(BIN)/mypy
+
+# A process per folder: JAX fixes its number of devices when it starts, and jaxtyping
+# must hook a package before anything imports it.
+.PHONY: unit
+unit: $(READY)  ## Unit tests of all four folders
+	$(PY) -m pytest -n $(WORKERS) reference/tests \
+	    --jaxtyping-packages=memorizing_reference,beartype.beartype
+	$(PY) -m pytest -n $(WORKERS) data_tools/tests
+	$(PY) -m pytest -n $(WORKERS) jax_impl/tests
+	$(PY) -m pytest -n $(WORKERS) conformance/tests
+
+.PHONY: conformance
+conformance: $(READY)  ## Check IMPLEMENTATIONS (module:class …) against the rules
+	set -e; for implementation in $(IMPLEMENTATIONS); do \
+	    $(PY) -m memorizing_conformance --implementation $$implementation; done
+
+.PHONY: fuzz
+fuzz: export HYPOTHESIS_PROFILE := fuzz
+fuzz: conformance  ## The same, looking for new counterexamples
+
+.PHONY: wheel
+wheel: $(READY)  ## Build the wheel, check that it is whole and works elsewhere
+	rm -rf dist
+	$(PY) -m build --no-isolation
+	$(PY) .ci/check_wheel.py dist/*.whl
+
+.PHONY: format
+format: $(READY)  ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean:  ## Remove what the targets left, except .venv
+	rm -rf .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache \
+	    .ruff_cache build dist outputs
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The Memorizing Transformer in JAX: training, evaluation, generation."""

@@ -1,0 +1,108 @@
+"""The external memory: a ring buffer of past (key, value) pairs.
+
+Port of `memorizing_reference.memory`. It differs in two ways: pairs are laid out
+head by head, so that one head's keys are one matrix, and `num_written` is an
+int32, good for documents of two billion tokens.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """The pairs one memory layer remembers, for every row of the batch.
+
+    Attributes:
+      keys: [batch, num_heads, memory_size, head_dim]; slot `s` of a row and head
+        holds the key written there last.
+      values: same shape; the value that belongs to each key.
+      num_written: [batch]; pairs since the last reset. It keeps counting once the
+        buffer is full, so it can exceed `memory_size`.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    num_written: jax.Array
+
+    @property
+    def memory_size(self) -> int:
+        """Pairs kept per row and head."""
+        return self.keys.shape[2]
+
+    @property
+    def num_valid(self) -> jax.Array:
+        """Slots of each row that may be retrieved: always the first ones (MEM-3)."""
+        return jnp.minimum(self.num_written, self.memory_size)
+
+
+def empty(
+    batch: int, memory_size: int, num_heads: int, head_dim: int, dtype: str = "float32"
+) -> Memory:
+    """Returns a memory with no valid slot, stored as `dtype` (MEM-10)."""
+    shape = (batch, num_heads, memory_size, head_dim)
+    return Memory(
+        keys=jnp.zeros(shape, dtype),
+        values=jnp.zeros(shape, dtype),
+        num_written=jnp.zeros(batch, jnp.int32),
+    )
+
+
+def reset(memory: Memory, start_of_document: Bool[Array, " batch"]) -> Memory:
+    """Forgets everything in the rows that open a new document (MEM-5, MEM-11)."""
+    num_written = jnp.where(start_of_document, 0, memory.num_written)
+    return dataclasses.replace(memory, num_written=num_written)
+
+
+def insert(
+    memory: Memory,
+    keys: Float[Array, "batch segment_length num_heads head_dim"],
+    values: Float[Array, "batch segment_length num_heads head_dim"],
+    num_tokens: Int[Array, " batch"],
+) -> Memory:
+    """Appends a segment, overwriting the oldest pairs (MEM-1, MEM-2, MEM-6).
+
+    Its cost does not depend on `memory_size`. Where the caller donates the
+    memory, the slots are written in place. Gradients stop here (MEM-8), and
+    rounding to the stored dtype is to nearest even (MEM-10).
+    """
+    batch, segment_length = keys.shape[:2]
+    position = jnp.arange(segment_length, dtype=jnp.int32)[None, :]
+    # Padding is not written; nor is what a long segment would itself overwrite,
+    # for a scatter that hits a slot twice keeps either write.
+    last = num_tokens[:, None]
+    written = (position < last) & (position >= last - memory.memory_size)
+    slot = (memory.num_written[:, None] + position) % memory.memory_size
+    # Past the end: "drop" ignores it.
+    slot = jnp.where(written, slot, memory.memory_size)
+    row = jnp.arange(batch, dtype=jnp.int32)[:, None]
+
+    def write(stored: jax.Array, new: jax.Array) -> jax.Array:
+        new = jax.lax.stop_gradient(new).astype(stored.dtype)
+        return stored.at[row, :, slot].set(new, mode="drop")
+
+    return Memory(
+        keys=write(memory.keys, keys),
+        values=write(memory.values, values),
+        num_written=memory.num_written + num_tokens,
+    )
+
+
+def gather(
+    stored: Float[Array, "batch num_heads memory_size head_dim"],
+    slots: Int[Array, "batch num_heads segment_length top_k"],
+) -> Float[Array, "batch num_heads segment_length top_k head_dim"]:
+    """Returns the keys or values of retrieved slots.
+
+    Where the slot is -1 the result is that of slot 0, for the caller to mask.
+    """
+    batch, num_heads, memory_size, head_dim = stored.shape
+    # One flat list of pairs: a gather along a single axis is the fastest kind.
+    first = jnp.arange(batch * num_heads, dtype=jnp.int32) * memory_size
+    index = jnp.maximum(slots, 0) + first.reshape(batch, num_heads, 1, 1)
+    flat = stored.reshape(batch * num_heads * memory_size, head_dim)
+    return flat.at[index].get(mode="promise_in_bounds")

@@ -1,0 +1,245 @@
+"""The model: one segment of every row in, logits and the next state out.
+
+Port of `memorizing_reference.model`: the same function, pure and jittable, on an
+explicit state. It differs in these ways: activations may be bfloat16, search may
+be approximate, and a cache or memory of length zero is no array at all.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from memorizing_jax import attention, parameters, search
+from memorizing_jax import cache as caches
+from memorizing_jax import memory as memories
+from memorizing_jax.cache import Cache
+from memorizing_jax.config import ModelConfig
+from memorizing_jax.memory import Memory
+from memorizing_jax.parameters import Parameters
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What the model carries from segment to segment.
+
+    Attributes:
+      num_cached: [batch]; filled positions of every layer's cache (LOC-3).
+      caches: one per layer; none where `cache_length` is 0.
+      memories: one per memory layer, in the order of `config.memory_layers`; none
+        where `memory_size` is 0.
+    """
+
+    num_cached: jax.Array
+    caches: tuple[Cache, ...]
+    memories: tuple[Memory, ...]
+
+
+class Retrieved(NamedTuple):
+    """What one memory layer read, for people who look inside.
+
+    Attributes:
+      slots: neighbors, best first, -1 where there is none.
+      weights: what each contributed to `V_m`.
+    """
+
+    slots: Int[Array, "batch num_heads segment_length top_k"]
+    weights: Float[Array, "batch num_heads segment_length top_k"]
+
+
+def init_state(config: ModelConfig, batch: int) -> State:
+    """Returns the state before the first segment: empty caches and memories."""
+    heads, dim = config.num_heads, config.head_dim
+    num_caches = config.num_layers if config.cache_length else 0
+    num_memories = len(config.memory_layers) if config.memory_size else 0
+    length, size = config.cache_length, config.memory_size
+    # Each array its own buffer: the step donates them, and none twice.
+    return State(
+        num_cached=jnp.zeros(batch, jnp.int32),
+        caches=tuple(
+            caches.empty(batch, length, heads, dim, config.compute_dtype)
+            for _ in range(num_caches)
+        ),
+        memories=tuple(
+            memories.empty(batch, size, heads, dim, config.memory_dtype)
+            for _ in range(num_memories)
+        ),
+    )
+
+
+def forward(
+    params: Parameters,
+    state: State,
+    tokens: Int[Array, "batch segment_length"],
+    start_of_document: Bool[Array, " batch"],
+    num_tokens: Int[Array, " batch"],
+    config: ModelConfig,
+) -> tuple[
+    Float[Array, "batch segment_length vocab_size"], State, dict[int, Retrieved]
+]:
+    """Reads one segment of every row (MOD-1, ORD-1).
+
+    Args:
+      params: float32, named as in `parameters.shapes`.
+      state: what the call for the segment before returned. Donate it where the
+        call is jitted, and the memory is written in place.
+      tokens: the segment; what stands behind `num_tokens` is padding (SEG-1).
+      start_of_document: rows whose segment opens a document (SEG-2).
+      num_tokens: real tokens of each row.
+      config: the model's sizes; static.
+
+    Returns:
+      Logits in float32 for the token that follows each position (those at padded
+      positions mean nothing), the next state, and what each memory layer
+      retrieved, by layer.
+    """
+    dtype = jnp.dtype(config.compute_dtype)
+    position = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    tokens = jnp.where(position[None, :] < num_tokens[:, None], tokens, 0)
+    num_cached = jnp.where(start_of_document, 0, state.num_cached)
+    mask = attention.local_mask(
+        tokens.shape[1], config.local_window, config.cache_length, num_cached
+    )
+    new_caches, new_memories, retrieved = [], [], {}
+    x = params["embedding"].astype(dtype)[tokens]
+    for i in range(config.num_layers):
+        layer = parameters.of_layer(params, i)
+        cache = state.caches[i] if state.caches else None
+        memory = None
+        if i in config.memory_layers and state.memories:
+            stored = state.memories[config.memory_layers.index(i)]
+            memory = memories.reset(stored, start_of_document)
+
+        normed = rms_norm(x, layer["attention_norm_gain"])
+        update, keys, values, found = attention_layer(
+            layer, normed, cache, memory, mask, config
+        )
+        x = x + update
+        x = x + mlp(layer, rms_norm(x, layer["mlp_norm_gain"]))
+
+        if cache is not None:
+            new_caches.append(caches.append(cache, keys, values, num_tokens))
+        if memory is not None and found is not None:
+            new_memories.append(memories.insert(memory, keys, values, num_tokens))
+            retrieved[i] = found
+
+    new_state = State(
+        num_cached=jnp.minimum(config.cache_length, num_cached + num_tokens),
+        caches=tuple(new_caches),
+        memories=tuple(new_memories),
+    )
+    return logits_of(params, x), new_state, retrieved
+
+
+def attention_layer(
+    layer: Parameters,
+    x: Float[Array, "batch segment_length model_dim"],
+    cache: Cache | None,
+    memory: Memory | None,
+    mask: Bool[Array, "batch segment_length local_length"],
+    config: ModelConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array, Retrieved | None]:
+    """Attends locally and, in a memory layer, to what the memory retrieves.
+
+    One set of queries, keys and values serves both (QKN-1).
+
+    Returns:
+      The update of the residual stream; the segment's keys and values as cache
+      and memory will keep them (MEM-7); what was retrieved, if anything could be.
+    """
+    queries, keys, values = project(layer, x)
+    local_keys, local_values = keys, values
+    if cache is not None:
+        # No gradient: cached keys and values were computed a step ago (LOC-7).
+        cache = jax.lax.stop_gradient(cache)
+        local_keys = jnp.concatenate([cache.keys, keys], axis=1)
+        local_values = jnp.concatenate([cache.values, values], axis=1)
+    output = attention.local_attention(
+        queries,
+        local_keys,
+        local_values,
+        mask,
+        relative_bias=layer["relative_bias"],
+        attention_scale=layer["attention_scale"],
+    )
+    found = None
+    if "gate_bias" in layer:
+        from_memory = jnp.zeros_like(output)
+        if memory is not None:
+            from_memory, found = retrieve(layer, queries, memory, config)
+        output = attention.combine(from_memory, output, layer["gate_bias"])
+    return output_projection(layer, output), keys, values, found
+
+
+def retrieve(
+    layer: Parameters,
+    queries: Float[Array, "batch segment_length num_heads head_dim"],
+    memory: Memory,
+    config: ModelConfig,
+) -> tuple[jax.Array, Retrieved]:
+    """Searches the memory and attends to what was found (KNN, GATE-1)."""
+    with jax.named_scope("search"):
+        slots = search.find(
+            queries,
+            memory,
+            top_k=config.top_k,
+            engine=config.search,
+            recall_target=config.recall_target,
+        ).slots
+    with jax.named_scope("memory_attention"):
+        output, weights = attention.memory_attention(
+            queries, memory, slots, layer["attention_scale"]
+        )
+    return output, Retrieved(slots, weights)
+
+
+def project(
+    layer: Parameters, x: Float[Array, "batch segment_length model_dim"]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns normalized queries and keys, and values (QKN-2)."""
+    # b: batch, q: position, e: model_dim, h: head, d: head_dim
+    queries, keys, values = (
+        jnp.einsum("bqe,ehd->bqhd", x, layer[name].astype(x.dtype))
+        for name in ("query_kernel", "key_kernel", "value_kernel")
+    )
+    return attention.normalize(queries), attention.normalize(keys), values
+
+
+def output_projection(
+    layer: Parameters, output: Float[Array, "batch segment_length num_heads head_dim"]
+) -> Float[Array, "batch segment_length model_dim"]:
+    """Returns the update of the residual stream."""
+    kernel = layer["output_kernel"].astype(output.dtype)
+    return jnp.einsum("bqhd,hde->bqe", output, kernel)
+
+
+def mlp(
+    layer: Parameters, x: Float[Array, "batch segment_length model_dim"]
+) -> Float[Array, "batch segment_length model_dim"]:
+    """Returns the update of the residual stream (MOD-1)."""
+    hidden = jax.nn.relu(jnp.matmul(x, layer["mlp_in_kernel"].astype(x.dtype)))
+    return jnp.matmul(hidden, layer["mlp_out_kernel"].astype(x.dtype))
+
+
+def logits_of(
+    params: Parameters, x: Float[Array, "batch segment_length model_dim"]
+) -> Float[Array, "batch segment_length vocab_size"]:
+    """Returns `rms_norm(x) embedding^T / sqrt(E)` in float32 (MOD-1)."""
+    x = rms_norm(x, params["final_norm_gain"])
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    logits = product("bqe,ve->bqv", x, params["embedding"].astype(x.dtype))
+    return logits / jnp.sqrt(jnp.float32(x.shape[-1]))
+
+
+def rms_norm(
+    x: Float[Array, "*shape model_dim"], gain: Float[Array, " model_dim"]
+) -> Float[Array, "*shape model_dim"]:
+    """Scales vectors to mean square one, then by the learned gain (MOD-2)."""
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    gain = gain.reshape((1,) * (x.ndim - 1) + gain.shape)
+    return (wide * jax.lax.rsqrt(mean_square + 1e-6) * gain).astype(x.dtype)
