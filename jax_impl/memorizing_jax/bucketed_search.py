@@ -60,15 +60,23 @@ def top_k(
 
 def _challenge(winners: Winners, score: jax.Array, slot: jax.Array) -> Winners:
     """Sorts one slot per bucket into the winners; the last of them drops out."""
-    result = []
-    for best_score, best_slot in winners:
+    result, shifts, above = [], None, (score, slot)
+    for best in winners:
         # Strictly: on a tie the lower slot, seen first, stays ahead.
-        better = score > best_score
-        result.append(
-            (jnp.where(better, score, best_score), jnp.where(better, slot, best_slot))
-        )
-        score = jnp.where(better, best_score, score)
-        slot = jnp.where(better, best_slot, slot)
+        better = score > best[0]
+        kept = [
+            jnp.where(better, new, old)
+            for new, old in zip((score, slot), best, strict=True)
+        ]
+        if shifts is not None:
+            # The challenger went in above, so whoever stood there moves down,
+            # ahead of an equal score that came later.
+            kept = [
+                jnp.where(shifts, up, here)
+                for up, here in zip(above, kept, strict=True)
+            ]
+        result.append((kept[0], kept[1]))
+        shifts, above = better, best
     return result
 
 
@@ -77,26 +85,25 @@ def _best_survivors(
 ) -> tuple[jax.Array, jax.Array]:
     """Selects among survivors, which stand in no order of slots.
 
-    `top_k` breaks ties by place, not by slot. Ties are rare outside tests, so
-    the sort by score and slot that settles them runs only where there is one.
+    `top_k` breaks ties by place, not by slot. Among what it chose a short sort
+    mends that. Whether it chose the right ones of several equal in the last
+    place, only the sort of all survivors can say: it runs where that occurs.
     """
     num_survivors = score.shape[-1]
-    # One more than asked for: the last place may be tied with what is left out.
-    more = min(top_k + 1, num_survivors)
-    best_score, place = jax.lax.top_k(score, more)
-    tied = (best_score[..., 1:] == best_score[..., :-1]) & jnp.isfinite(
-        best_score[..., 1:]
+    best_score, place = blocks.largest(score, min(top_k + 1, num_survivors))
+    last, left_out = best_score[..., top_k - 1], best_score[..., -1]
+    undecided = (last == left_out) & jnp.isfinite(last) & (num_survivors > top_k)
+
+    def ordered(score: jax.Array, slot: jax.Array) -> tuple[jax.Array, jax.Array]:
+        negative, by_slot = jax.lax.sort((-score, slot), num_keys=2)
+        return -negative[..., :top_k], by_slot[..., :top_k]
+
+    chosen = jnp.take_along_axis(slot, place[..., :top_k], axis=-1)
+    return jax.lax.cond(
+        jnp.any(undecided),
+        lambda: ordered(score, slot),
+        lambda: ordered(best_score[..., :top_k], chosen),
     )
-
-    def by_slot() -> tuple[jax.Array, jax.Array]:
-        negative, ordered = jax.lax.sort((-score, slot), num_keys=2)
-        return -negative[..., :top_k], ordered[..., :top_k]
-
-    def by_place() -> tuple[jax.Array, jax.Array]:
-        chosen = jnp.take_along_axis(slot, place[..., :top_k], axis=-1)
-        return best_score[..., :top_k], chosen
-
-    return jax.lax.cond(jnp.any(tied), by_slot, by_place)
 
 
 def expected_recall(

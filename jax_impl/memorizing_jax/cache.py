@@ -54,3 +54,21 @@ def append(
         jax.vmap(newest)(cache.keys, keys, num_tokens),
         jax.vmap(newest)(cache.values, values, num_tokens),
     )
+
+
+def local_context(
+    cache: Cache | None,
+    keys: Float[Array, "batch segment_length num_heads head_dim"],
+    values: Float[Array, "batch segment_length num_heads head_dim"],
+) -> tuple[jax.Array, jax.Array]:
+    """Returns keys and values of the cache followed by those of the segment (LOC-2).
+
+    No gradient flows into what was cached: it was computed a step ago (LOC-7).
+    """
+    if cache is None:
+        return keys, values
+    cache = jax.lax.stop_gradient(cache)
+    return (
+        jnp.concatenate([cache.keys, keys], axis=1),
+        jnp.concatenate([cache.values, values], axis=1),
+    )

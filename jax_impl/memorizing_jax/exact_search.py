@@ -21,7 +21,7 @@ def top_k(
     Where a row has fewer, the tail scores minus infinity and its slots mean
     nothing. Port of `memorizing_reference.search.top_k_slots`.
     """
-    return running_top_k(queries, keys, num_valid, jax.lax.top_k, top_k=top_k)
+    return running_top_k(queries, keys, num_valid, blocks.largest, top_k=top_k)
 
 
 def approx_max_k(
@@ -53,7 +53,7 @@ def running_top_k(queries, keys, num_valid, of_block, *, top_k):  # type: ignore
         # what comes first, so a tie goes to the lower slot.
         score = jnp.concatenate([best[0], block_score], axis=-1)
         slot = jnp.concatenate([best[1], first_slot + column], axis=-1)
-        score, winner = jax.lax.top_k(score, top_k)
+        score, winner = blocks.largest(score, top_k)
         return score, jnp.take_along_axis(slot, winner, axis=-1)
 
     shape = (*queries.shape[:3], top_k)

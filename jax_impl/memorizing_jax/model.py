@@ -152,16 +152,9 @@ def attention_layer(
       and memory will keep them (MEM-7); what was retrieved, if anything could be.
     """
     queries, keys, values = project(layer, x)
-    local_keys, local_values = keys, values
-    if cache is not None:
-        # No gradient: cached keys and values were computed a step ago (LOC-7).
-        cache = jax.lax.stop_gradient(cache)
-        local_keys = jnp.concatenate([cache.keys, keys], axis=1)
-        local_values = jnp.concatenate([cache.values, values], axis=1)
     output = attention.local_attention(
         queries,
-        local_keys,
-        local_values,
+        *caches.local_context(cache, keys, values),
         mask,
         relative_bias=layer["relative_bias"],
         attention_scale=layer["attention_scale"],

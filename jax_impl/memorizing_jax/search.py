@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from memorizing_jax import bucketed_search, exact_search
@@ -73,3 +74,27 @@ def find(
         jnp.pad(slots, tail, constant_values=-1),
         jnp.pad(scores, tail, constant_values=-jnp.inf),
     )
+
+
+def require_finite(queries: np.ndarray, memory: Memory) -> None:
+    """Refuses queries and retrievable keys with an infinity or a NaN (KNN-3).
+
+    It brings both to the host, so it is for debugging and for tests.
+
+    Args:
+      queries: [batch, segment_length, num_heads, head_dim].
+      memory: its valid slots are looked at; what a reset hid is not.
+
+    Raises:
+      InputError: names the array and the index of its first bad element, keys as
+        [batch, slot, num_heads, head_dim].
+    """
+    keys = np.asarray(memory.keys, np.float32).swapaxes(1, 2)
+    slot, num_valid = np.arange(memory.memory_size), np.asarray(memory.num_valid)
+    valid = slot[None, :] < num_valid[:, None]
+    keys = np.where(valid[:, :, None, None], keys, 0.0)
+    for name, array in (("queries", np.asarray(queries, np.float32)), ("keys", keys)):
+        bad = np.argwhere(~np.isfinite(array))
+        if bad.size:
+            index = tuple(int(i) for i in bad[0])
+            raise InputError(f"{name}[{index}] is {array[index]}, must be finite")

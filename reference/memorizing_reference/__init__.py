@@ -1,5 +1,6 @@
 """The reference: a memorizing transformer in NumPy, written to be read.
 
 Reading order: `config`, `memory`, `search`, `bucketed_search`, `positions`,
-`attention`, `cache`, `parameters`, `model`, `segments`, `perplexity`.
+`attention`, `cache`, `parameters`, `model`, `segments`, `perplexity`, and
+`gradients` for where gradient flows and where it stops.
 """

@@ -108,7 +108,10 @@ def local_attention(
     logits = logits * np.abs(attention_scale)[None, None, :, None]
     visible = np.broadcast_to(mask[:, :, None, :], logits.shape)
     weights = masked_softmax(logits, visible)
-    return np.einsum("bqhk,bkhd->bqhd", weights, local_values, optimize=True)
+    # A weight of 0 would keep a NaN alive that an earlier document left here.
+    seen_by_any = np.logical_or.reduce(mask, axis=1)
+    values = np.where(seen_by_any[:, :, None, None], local_values, 0)
+    return np.einsum("bqhk,bkhd->bqhd", weights, values, optimize=True)
 
 
 def gather(

@@ -50,7 +50,7 @@ class ModelConfig:
     attention_scale_init: float = 1.0
     gate_bias_init: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuses settings that no model can have, one sentence each."""
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:

@@ -62,7 +62,12 @@ def empty(
       head_dim: width of a key and of a value.
       dtype: see `Memory`.
       computed_in: NumPy type of the model's arithmetic, float32 or float64.
+
+    Raises:
+      ValueError: if `dtype` is neither of the two.
     """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}, must be float32 or bfloat16")
     shape = (batch, memory_size, num_heads, head_dim)
     return Memory(
         keys=np.zeros(shape, computed_in),
@@ -108,10 +113,7 @@ def insert(
       ValueError: if `num_tokens` is negative or exceeds the segment.
     """
     batch, segment_length = keys.shape[:2]
-    if (num_tokens < 0).any() or (num_tokens > segment_length).any():
-        raise ValueError(
-            f"num_tokens is {num_tokens.tolist()}, must be 0 to {segment_length}"
-        )
+    require_num_tokens(num_tokens, segment_length)
     new_keys, new_values = memory.keys.copy(), memory.values.copy()
     for row in range(batch):
         # A segment longer than the memory claims some slots twice. Only its
@@ -127,6 +129,20 @@ def insert(
     return dataclasses.replace(
         memory, keys=new_keys, values=new_values, num_written=num_written
     )
+
+
+def require_num_tokens(
+    num_tokens: Int[np.ndarray, " batch"], segment_length: int
+) -> None:
+    """Refuses a row with fewer than 0 or more real tokens than the segment has.
+
+    Raises:
+      ValueError: names all rows' `num_tokens`.
+    """
+    if (num_tokens < 0).any() or (num_tokens > segment_length).any():
+        raise ValueError(
+            f"num_tokens is {num_tokens.tolist()}, must be 0 to {segment_length}"
+        )
 
 
 def _stored(pairs: np.ndarray, dtype: str) -> np.ndarray:

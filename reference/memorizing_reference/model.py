@@ -76,13 +76,12 @@ def forward(
       Logits at padded positions mean nothing.
 
     Raises:
-      ValueError: if a token id is not in the vocabulary.
+      ValueError: if a token id is not in the vocabulary, `num_tokens` exceeds the
+        segment, or the state has another number of rows or another dtype.
     """
-    real = np.arange(tokens.shape[1])[None, :] < num_tokens[:, None]
-    tokens = np.where(real, tokens, 0)
-    if (tokens < 0).any() or (tokens >= config.vocab_size).any():
-        wrong = int(tokens[(tokens < 0) | (tokens >= config.vocab_size)][0])
-        raise ValueError(f"token {wrong} is not in 0 to {config.vocab_size - 1}")
+    _require_same_kind(state, tokens, parameters)
+    memories.require_num_tokens(num_tokens, tokens.shape[1])
+    tokens = _without_padding(tokens, num_tokens, config.vocab_size)
 
     new_caches, new_memories = [], {}
     x = parameters["embedding"][tokens]
@@ -99,6 +98,7 @@ def forward(
         normed = rms_norm(x, layer["mlp_norm_gain"])
         x = x + np.maximum(normed @ layer["mlp_in_kernel"], 0) @ layer["mlp_out_kernel"]
 
+        # The same pairs enter both, and may be met in both (MEM-9).
         new_caches.append(caches.append(cache, keys, values, num_tokens))
         if memory is not None:
             new_memories[i] = memories.insert(memory, keys, values, num_tokens)
@@ -176,6 +176,33 @@ def _search(
         num_buckets=config.num_buckets,
         winners_per_bucket=config.winners_per_bucket,
     )
+
+
+def _require_same_kind(
+    state: State, tokens: Int[np.ndarray, "batch length"], parameters: Parameters
+) -> None:
+    keys, dtype = state.caches[0].keys, parameters["embedding"].dtype
+    if len(keys) != len(tokens):
+        raise ValueError(f"tokens has {len(tokens)} rows, the state has {len(keys)}")
+    if keys.dtype != dtype:
+        raise ValueError(
+            f"the state is {keys.dtype} and the parameters are {dtype}; "
+            f"call init_state with dtype=np.{dtype}"
+        )
+
+
+def _without_padding(
+    tokens: Int[np.ndarray, "batch length"],
+    num_tokens: Int[np.ndarray, " batch"],
+    vocab_size: int,
+) -> Int[np.ndarray, "batch length"]:
+    """Returns the tokens with 0 for padding, which may hold anything (SEG-4)."""
+    real = np.arange(tokens.shape[1])[None, :] < num_tokens[:, None]
+    tokens = np.where(real, tokens, 0)
+    unknown = tokens[(tokens < 0) | (tokens >= vocab_size)]
+    if unknown.size:
+        raise ValueError(f"token {unknown[0]} is not in 0 to {vocab_size - 1}")
+    return tokens
 
 
 def _layer_parameters(parameters: Parameters, i: int) -> Parameters:

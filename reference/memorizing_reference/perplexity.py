@@ -24,7 +24,7 @@ def token_losses(
 def total_loss(
     parameters: Parameters,
     config: ModelConfig,
-    documents: Sequence[Int[np.ndarray, " length"]],
+    documents: Sequence[Int[np.ndarray, " _"]],
     *,
     batch: int,
 ) -> tuple[float, int]:
@@ -67,5 +67,11 @@ def perplexity(nats: float, predicted: int) -> float:
 
 
 def bits_per_byte(nats: float, num_bytes: int) -> float:
-    """Returns the loss per byte of text, which compares tokenizers (SEG-5)."""
+    """Returns the loss per byte of text, which compares tokenizers (SEG-5).
+
+    Raises:
+      ValueError: if there is no byte.
+    """
+    if num_bytes < 1:
+        raise ValueError(f"num_bytes is {num_bytes}, must be 1 or more")
     return float(nats / np.log(2.0) / num_bytes)

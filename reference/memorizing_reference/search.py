@@ -38,7 +38,8 @@ def scores(
     A slot that is not valid scores minus infinity, whatever lies in it (MEM-3).
 
     Raises:
-      ValueError: if a query or a valid key is not finite (KNN-3).
+      ValueError: if a query or a valid key is not finite, or their product
+        overflows (KNN-3).
     """
     slot = np.arange(memory.memory_size)
     valid = slot[None, :] < memory.num_valid[:, None]  # [batch, memory_size]
@@ -46,7 +47,9 @@ def scores(
     keys = np.where(valid[:, :, None, None], memory.keys, 0)
     require_finite("keys", keys)
     # b: batch, q: query position, s: slot, h: head, d: head_dim
-    score = np.einsum("bqhd,bshd->bqhs", queries, keys, optimize=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        score = np.einsum("bqhd,bshd->bqhs", queries, keys, optimize=True)
+    require_finite("scores", score)
     return np.where(valid[:, None, None, :], score, -np.inf)
 
 

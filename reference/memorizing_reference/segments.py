@@ -29,15 +29,26 @@ class Segment:
 
 
 def stream(
-    documents: Sequence[Int[np.ndarray, " length"]], *, batch: int, segment_length: int
+    documents: Sequence[Int[np.ndarray, " _"]], *, batch: int, segment_length: int
 ) -> Iterator[Segment]:
     """Yields segments until every document was read once, from start to end.
 
     A row that has finished a document takes the next unread one. Rows that find
-    none left stand idle, with `num_tokens` 0.
+    none left stand idle, with `num_tokens` 0. Empty documents are passed over.
+
+    Args:
+      documents: token ids, one array per document.
+      batch: number of rows, `B`.
+      segment_length: tokens of a row per segment, `N`.
+
+    Raises:
+      ValueError: if `batch` or `segment_length` is less than 1.
     """
+    for name, size in (("batch", batch), ("segment_length", segment_length)):
+        if size < 1:
+            raise ValueError(f"{name} is {size}, must be 1 or more")
     unread = iter([np.asarray(d) for d in documents if len(d)])
-    reading: list[Int[np.ndarray, " length"] | None] = [None] * batch
+    reading: list[Int[np.ndarray, " _"] | None] = [None] * batch
     position = [0] * batch
     while True:
         segment = _blank(batch, segment_length)
@@ -66,7 +77,7 @@ def _blank(batch: int, segment_length: int) -> Segment:
 
 
 def _fill(
-    segment: Segment, row: int, document: Int[np.ndarray, " length"], position: int
+    segment: Segment, row: int, document: Int[np.ndarray, " _"], position: int
 ) -> None:
     segment_length = segment.tokens.shape[1]
     tokens = document[position : position + segment_length]

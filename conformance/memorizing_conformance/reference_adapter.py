@@ -1,0 +1,304 @@
+"""The reference, seen through the interface that every implementation offers."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from memorizing_reference import (
+    attention,
+    bucketed_search,
+    gradients,
+    memory,
+    model,
+    parameters,
+    perplexity,
+    search,
+    segments,
+)
+
+from memorizing_conformance import reference_model
+from memorizing_conformance.implementation import FEATURES, Arrays, StreamSegment
+from memorizing_conformance.reference_model import ModelState
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryState:
+    """One memory, and how many neighbors its searches return."""
+
+    memory: memory.Memory
+    top_k: int
+
+
+class ReferenceImplementation:
+    """The reference in float32."""
+
+    name = "reference"
+    features = frozenset(FEATURES) - {"bucketed_search", "approximate_search"}
+    recall_target = 1.0
+    dtype: type[np.floating] = np.float32
+
+    def init(
+        self,
+        *,
+        batch: int,
+        memory_size: int,
+        num_heads: int,
+        head_dim: int,
+        top_k: int,
+        memory_dtype: Any = "float32",
+    ) -> MemoryState:
+        """Returns the state of an empty memory."""
+        empty = memory.empty(
+            batch,
+            memory_size,
+            num_heads,
+            head_dim,
+            dtype=memory_dtype,
+            computed_in=self.dtype,
+        )
+        return MemoryState(empty, top_k)
+
+    def reset(self, state: MemoryState, start_of_document: np.ndarray) -> MemoryState:
+        """Returns the state with some rows emptied."""
+        return MemoryState(memory.reset(state.memory, start_of_document), state.top_k)
+
+    def insert(
+        self,
+        state: MemoryState,
+        keys: np.ndarray,
+        values: np.ndarray,
+        num_tokens: np.ndarray,
+    ) -> MemoryState:
+        """Returns the state with a segment appended."""
+        grown = memory.insert(
+            state.memory, self._cast(keys), self._cast(values), num_tokens
+        )
+        return MemoryState(grown, state.top_k)
+
+    def search(self, state: MemoryState, queries: np.ndarray) -> np.ndarray:
+        """Returns the best slots of every query."""
+        return search.top_k_slots(self._cast(queries), state.memory, state.top_k)
+
+    def attend_memory(
+        self, state: MemoryState, queries: np.ndarray, attention_scale: np.ndarray
+    ) -> np.ndarray:
+        """Returns what the queries read from memory."""
+        return attention.memory_attention(
+            self._cast(queries),
+            state.memory,
+            self.search(state, queries),
+            self._cast(attention_scale),
+        )
+
+    def attend_local(
+        self,
+        queries: np.ndarray,
+        local_keys: np.ndarray,
+        local_values: np.ndarray,
+        num_cached: np.ndarray,
+        *,
+        local_window: int,
+        relative_bias: np.ndarray,
+        attention_scale: np.ndarray,
+    ) -> np.ndarray:
+        """Returns what the queries read from the local context."""
+        return attention.local_attention(
+            self._cast(queries),
+            self._cast(local_keys),
+            self._cast(local_values),
+            num_cached,
+            local_window=local_window,
+            relative_bias=self._cast(relative_bias),
+            attention_scale=self._cast(attention_scale),
+        )
+
+    def combine(
+        self,
+        memory_output: np.ndarray,
+        local_output: np.ndarray,
+        gate_bias: np.ndarray,
+    ) -> np.ndarray:
+        """Returns the gated sum."""
+        return attention.combine(
+            self._cast(memory_output), self._cast(local_output), self._cast(gate_bias)
+        )
+
+    def memory_layer_gradients(
+        self,
+        state: MemoryState,
+        queries: np.ndarray,
+        local_keys: np.ndarray,
+        local_values: np.ndarray,
+        num_cached: np.ndarray,
+        cotangent: np.ndarray,
+        *,
+        local_window: int,
+        relative_bias: np.ndarray,
+        attention_scale: np.ndarray,
+        gate_bias: np.ndarray,
+    ) -> Arrays:
+        """Returns the gradients of one memory layer."""
+        _, saved = gradients.forward(
+            self._cast(queries),
+            self._cast(local_keys),
+            self._cast(local_values),
+            num_cached,
+            state.memory,
+            self.search(state, queries),
+            local_window=local_window,
+            relative_bias=self._cast(relative_bias),
+            attention_scale=self._cast(attention_scale),
+            gate_bias=self._cast(gate_bias),
+        )
+        return gradients.backward(saved, self._cast(cotangent))
+
+    def init_model(
+        self, config: Mapping[str, Any], parameters: Arrays, batch: int
+    ) -> ModelState:
+        """Returns the state before the first segment."""
+        return reference_model.init(config, self._cast_all(parameters), batch)
+
+    def forward(
+        self,
+        model_state: ModelState,
+        tokens: np.ndarray,
+        start_of_document: np.ndarray,
+        num_tokens: np.ndarray,
+    ) -> tuple[np.ndarray, ModelState]:
+        """Returns the logits of a segment, and the next state."""
+        logits, state = model.forward(
+            model_state.parameters,
+            model_state.state,
+            tokens,
+            start_of_document,
+            num_tokens,
+            model_state.config,
+        )
+        return logits, dataclasses.replace(model_state, state=state)
+
+    def replace_parameters(
+        self, model_state: ModelState, parameters: Arrays
+    ) -> ModelState:
+        """Returns the state with other parameters."""
+        return dataclasses.replace(model_state, parameters=self._cast_all(parameters))
+
+    def model_gradients(
+        self,
+        model_state: ModelState,
+        tokens: np.ndarray,
+        start_of_document: np.ndarray,
+        num_tokens: np.ndarray,
+        targets: np.ndarray,
+        num_targets: np.ndarray,
+    ) -> tuple[float, Arrays]:
+        """Returns the loss of a segment and its gradient."""
+        return reference_model.gradients(
+            model_state, tokens, start_of_document, num_tokens, targets, num_targets
+        )
+
+    def decode(
+        self, model_state: ModelState, token: np.ndarray, start_of_document: np.ndarray
+    ) -> tuple[np.ndarray, ModelState]:
+        """Returns the logits after one more token of every row."""
+        return reference_model.decode(model_state, token, start_of_document)
+
+    def save(self, state: MemoryState | ModelState, path: pathlib.Path) -> None:
+        """Writes a state to a file."""
+        if isinstance(state, ModelState):
+            reference_model.save(state, path)
+            return
+        with path.open("wb") as file:
+            np.savez(
+                file, top_k=state.top_k, **reference_model.memory_arrays(state.memory)
+            )
+
+    def restore(self, path: pathlib.Path) -> MemoryState | ModelState:
+        """Returns the state that was saved."""
+        with np.load(path) as arrays:
+            if "config" in arrays:
+                return reference_model.restore(arrays)
+            return MemoryState(
+                reference_model.memory_of(arrays), int(arrays["top_k"])
+            )
+
+    def stream(
+        self, documents: Sequence[np.ndarray], batch: int, segment_length: int
+    ) -> Iterator[StreamSegment]:
+        """Yields segments until every document was read once."""
+        for segment in segments.stream(
+            documents, batch=batch, segment_length=segment_length
+        ):
+            yield (
+                segment.tokens,
+                segment.start_of_document,
+                segment.num_tokens,
+                segment.targets,
+                segment.num_targets,
+            )
+
+    def init_parameters(self, config: Mapping[str, Any], seed: int) -> Arrays:
+        """Returns initial parameters."""
+        return parameters.init(reference_model.config_of(config), seed, self.dtype)
+
+    def evaluate(
+        self,
+        config: Mapping[str, Any],
+        parameters: Arrays,
+        documents: Sequence[np.ndarray],
+        batch: int,
+    ) -> tuple[float, int]:
+        """Returns the perplexity and the number of predicted tokens."""
+        nats, predicted = perplexity.total_loss(
+            self._cast_all(parameters),
+            reference_model.config_of(config),
+            documents,
+            batch=batch,
+        )
+        return perplexity.perplexity(nats, predicted), predicted
+
+    def _cast(self, array: np.ndarray) -> np.ndarray:
+        return np.asarray(array, self.dtype)
+
+    def _cast_all(self, arrays: Arrays) -> Arrays:
+        return {name: self._cast(array) for name, array in arrays.items()}
+
+
+class Oracle(ReferenceImplementation):
+    """The reference in float64: what float32 results are compared with."""
+
+    name = "reference in float64"
+    dtype = np.float64
+
+
+class BucketedReference(ReferenceImplementation):
+    """The reference with bucketed search in its memory, at 0.9 recall."""
+
+    name = "reference, bucketed search"
+    features = frozenset(
+        {
+            "attention",
+            "bfloat16_memory",
+            "bucketed_search",
+            "checked_inputs",
+            "long_segments",
+            "save_restore",
+        }
+    )
+    recall_target = 0.9
+
+    def bucketing(self, memory_size: int, top_k: int) -> tuple[int, int]:
+        """Returns the cheapest buckets that reach the recall target."""
+        return bucketed_search.choose_buckets(self.recall_target, memory_size, top_k)
+
+    def search(self, state: MemoryState, queries: np.ndarray) -> np.ndarray:
+        """Returns the best slots among the winners of the buckets."""
+        num_buckets, winners = self.bucketing(state.memory.memory_size, state.top_k)
+        return bucketed_search.top_k_slots(
+            self._cast(queries),
+            state.memory,
+            state.top_k,
+            num_buckets=num_buckets,
+            winners_per_bucket=winners,
+        )

@@ -1,0 +1,1 @@
+"""Prepares documents as token files and reads them row by row."""

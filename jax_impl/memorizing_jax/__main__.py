@@ -1,0 +1,93 @@
+"""`python -m memorizing_jax train | evaluate | generate`."""
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from memorizing_data.token_files import TokenFileError
+from memorizing_jax.commands import Command, Evaluate, Generate, Train
+from memorizing_jax.errors import InputError
+from memorizing_jax.run_folder import RunFolder
+from memorizing_jax.train_config import PRESETS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status.
+
+    Bad input is answered with one sentence and exit status 2.
+    """
+    try:
+        return _parse(sys.argv[1:] if arguments is None else arguments).run()
+    except (InputError, TokenFileError) as error:
+        reason = str(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = f"{where}{error.strerror or error}"
+    except KeyboardInterrupt:
+        print("memorizing_jax: stopped at once", file=sys.stderr)
+        return 130
+    except RuntimeError as error:  # What XLA raises.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = "the device has too little memory; lower --batch or --memory-size"
+    print(f"memorizing_jax: {reason}", file=sys.stderr)
+    return 2
+
+
+def _parse(arguments: Sequence[str]) -> Command:
+    """Returns the command that the arguments ask for.
+
+    Raises:
+      InputError: the settings are impossible together.
+      SystemExit: the arguments are malformed, or ask for help.
+    """
+    default = _train_defaults(arguments)
+    commands = (
+        Annotated[Train, tyro.conf.subcommand("train", default=default)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Generate, tyro.conf.subcommand("generate")]
+    )
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(
+                commands,
+                prog="python -m memorizing_jax",
+                description=__doc__,
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        # tyro frames whatever a setting raises; ours is a sentence already.
+        error: BaseException | None = stop
+        while error is not None:
+            if isinstance(error, InputError):
+                raise error from None
+            error = error.__cause__ or error.__context__
+        sys.stderr.write(shown.getvalue())
+        raise
+
+
+def _train_defaults(arguments: Sequence[str]) -> Train:
+    """Returns the settings that `train` begins with, before any flag changes them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", choices=PRESETS, default="demo")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--output", type=Path)
+    known, _ = parser.parse_known_args(arguments)
+    config = PRESETS[known.preset]()
+    if known.resume and known.output is not None:
+        folder = RunFolder(known.output)
+        if folder.config.exists():
+            config, _ = folder.read()
+    return Train(data=tyro.MISSING, output=tyro.MISSING, config=config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Decoding token by token, with the logits of the segment-parallel pass (GEN-1).
+
+A decode step is a segment of one token, whose cache also holds the part of the real
+segment read so far: `cache_length + segment_length` positions, of which as many count
+as a segment-parallel pass would show. When a row's segment is complete, its pairs
+enter the memory, and the cache shrinks to what it keeps between segments.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from memorizing_jax import attention, model, parameters
+from memorizing_jax import cache as caches
+from memorizing_jax import memory as memories
+from memorizing_jax.cache import Cache
+from memorizing_jax.config import ModelConfig
+from memorizing_jax.memory import Memory
+from memorizing_jax.parameters import Parameters
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeState:
+    """What decoding carries from token to token.
+
+    Attributes:
+      position: [batch]; tokens of its segment that each row has read.
+      num_visible: [batch]; newest positions of `caches` that a query may see.
+      caches: one per layer, `cache_length + segment_length` positions.
+      memories: as in `model.State`, as of each row's last complete segment.
+    """
+
+    position: jax.Array
+    num_visible: jax.Array
+    caches: tuple[Cache, ...]
+    memories: tuple[Memory, ...]
+
+
+def init_decode_state(config: ModelConfig, batch: int) -> DecodeState:
+    """Returns the state before the first token."""
+    return from_segments(model.init_state(config, batch), config)
+
+
+def from_segments(state: model.State, config: ModelConfig) -> DecodeState:
+    """Returns the state to decode from after whole segments, such as of a prompt."""
+    batch = state.num_cached.shape[0]
+
+    def blank() -> Cache:
+        heads, dim = config.num_heads, config.head_dim
+        length, dtype = config.segment_length, config.compute_dtype
+        return caches.empty(batch, length, heads, dim, dtype)
+
+    def widen(cache: Cache) -> Cache:
+        # The newest positions are on the right, so what is blank comes first.
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), blank(), cache)
+
+    # Without a cache between segments, the segment's own part is all there is.
+    widened = tuple(widen(cache) for cache in state.caches)
+    return DecodeState(
+        position=jnp.zeros(batch, jnp.int32),
+        num_visible=state.num_cached,
+        caches=widened or tuple(blank() for _ in range(config.num_layers)),
+        memories=state.memories,
+    )
+
+
+def to_segments(state: DecodeState, config: ModelConfig) -> model.State:
+    """Returns the state to read whole segments from, the inverse of `from_segments`.
+
+    Every row must stand at the end of a segment, with `position` 0.
+    """
+    newest = jax.tree.map(lambda x: x[:, config.segment_length :], state.caches)
+    return model.State(
+        num_cached=state.num_visible,
+        caches=newest if config.cache_length else (),
+        memories=state.memories,
+    )
+
+
+def decode_step(
+    params: Parameters,
+    state: DecodeState,
+    token: Int[Array, " batch"],
+    start_of_document: Bool[Array, " batch"],
+    config: ModelConfig,
+) -> tuple[Float[Array, "batch vocab_size"], DecodeState]:
+    """Reads one token of every row.
+
+    Args:
+      params: float32, named as in `parameters.shapes`.
+      state: what the step before returned. Donate it where the call is jitted.
+      token: the next token of each row's document.
+      start_of_document: rows whose token opens a document; their segments are counted
+        from here.
+      config: the model's sizes; static.
+
+    Returns:
+      Logits in float32 for the token after it, and the next state.
+    """
+    position = jnp.where(start_of_document, 0, state.position)
+    num_visible = jnp.where(start_of_document, 0, state.num_visible)
+    kept = config.cache_length + config.segment_length
+    mask = attention.local_mask(1, config.local_window, kept, num_visible)
+    dtype = jnp.dtype(config.compute_dtype)
+    x = params["embedding"].astype(dtype)[token[:, None]]
+    one = jnp.ones_like(position)
+    new_caches, new_memories = [], []
+    for i in range(config.num_layers):
+        layer = parameters.of_layer(params, i)
+        memory = None
+        if i in config.memory_layers and state.memories:
+            stored = state.memories[config.memory_layers.index(i)]
+            memory = memories.reset(stored, start_of_document)
+            new_memories.append(memory)
+        normed = model.rms_norm(x, layer["attention_norm_gain"])
+        update, keys, values, _ = model.attention_layer(
+            layer, normed, state.caches[i], memory, mask, config
+        )
+        x = x + update
+        x = x + model.mlp(layer, model.rms_norm(x, layer["mlp_norm_gain"]))
+        new_caches.append(caches.append(state.caches[i], keys, values, one))
+    new_state = DecodeState(
+        position=position + 1,
+        num_visible=num_visible + 1,
+        caches=tuple(new_caches),
+        memories=tuple(new_memories),
+    )
+    return model.logits_of(params, x)[:, 0], _complete(new_state, config)
+
+
+def _complete(state: DecodeState, config: ModelConfig) -> DecodeState:
+    """Moves the pairs of complete segments into the memory (ORD-1)."""
+    complete = state.position == config.segment_length
+    # A row whose segment goes on inserts nothing yet. Cheaper than a branch, which
+    # would copy the memory.
+    count = jnp.where(complete, config.segment_length, 0)
+    few = jnp.minimum(state.num_visible, config.cache_length)
+    return DecodeState(
+        position=jnp.where(complete, 0, state.position),
+        num_visible=jnp.where(complete, few, state.num_visible),
+        caches=state.caches,
+        memories=tuple(
+            memories.insert(
+                memory,
+                state.caches[layer].keys[:, config.cache_length :],
+                state.caches[layer].values[:, config.cache_length :],
+                count,
+            )
+            for memory, layer in zip(
+                state.memories, _layers(state, config), strict=True
+            )
+        ),
+    )
+
+
+def _layers(state: DecodeState, config: ModelConfig) -> tuple[int, ...]:
+    return config.memory_layers if state.memories else ()

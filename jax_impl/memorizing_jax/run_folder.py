@@ -1,0 +1,122 @@
+"""The folder of a run: its settings, and whether one may start or continue there.
+
+`config.json` holds the settings and what the data set is, `metrics.jsonl` what was
+measured, `checkpoints/` what continues, `parameters.safetensors` what came out.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from memorizing_data.token_files import TokenFiles
+from memorizing_jax import train_config
+from memorizing_jax.errors import InputError
+from memorizing_jax.train_config import TrainConfig
+
+_VERSION: Final = 1
+_NEW: Final = "config.json.new"  # All that a kill at the very start may leave.
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its files."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """What was measured, as JSON lines."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder with one folder per step."""
+        return self.path / "checkpoints"
+
+    @property
+    def parameters(self) -> Path:
+        """The parameters after the last step, as safetensors."""
+        return self.path / "parameters.safetensors"
+
+    def open(
+        self, config: TrainConfig, token_files: TokenFiles, *, resume: bool
+    ) -> bool:
+        """Makes the folder ready for a run, or for its continuation.
+
+        Args:
+          config: settings of the run.
+          token_files: its training split.
+          resume: whether the run may have begun here.
+
+        Returns:
+          Whether it had.
+
+        Raises:
+          InputError: the folder holds something else, or another run.
+        """
+        begun = self.config.exists()
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file; --output must be a folder")
+        if begun and not resume:
+            raise InputError(
+                f"{self.path} already holds a run; continue it with --resume, or "
+                "choose another --output"
+            )
+        if begun:
+            self._check_same(config, token_files)
+        elif self.path.is_dir() and {p.name for p in self.path.iterdir()} - {_NEW}:
+            raise InputError(
+                f"{self.path} holds files, but no run to continue; choose an --output "
+                "that is empty or does not exist yet"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "version": _VERSION,
+            "settings": train_config.to_json(config),
+            "data": token_files.fingerprint,
+            "tokenizer": token_files.tokenizer,
+        }
+        new = self.path / _NEW
+        new.write_text(json.dumps(settings, indent=1) + "\n", encoding="ascii")
+        os.replace(new, self.config)
+        return begun
+
+    def read(self) -> tuple[TrainConfig, dict[str, Any]]:
+        """Returns the settings, and the whole of `config.json`.
+
+        Raises:
+          InputError: there is no run, or its settings cannot be read.
+        """
+        try:
+            saved = json.loads(self.config.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise InputError(
+                f"{self.path} holds no config.json, so it is not the --output of a run"
+            ) from None
+        except ValueError:
+            raise InputError(
+                f"{self.config} is not valid JSON; was it altered?"
+            ) from None
+        if not isinstance(saved, dict) or saved.get("version") != _VERSION:
+            raise InputError(
+                f"{self.config} does not say version {_VERSION}, the one this program "
+                "reads"
+            )
+        return train_config.from_json(saved.get("settings") or {}), saved
+
+    def _check_same(self, config: TrainConfig, token_files: TokenFiles) -> None:
+        saved_config, saved = self.read()
+        train_config.check_same_run(saved_config, config)
+        if saved["data"] != token_files.fingerprint:
+            raise InputError(
+                f"the run in {self.path} reads the data set with fingerprint "
+                f"{saved['data'][:12]}..., and {token_files.directory} has "
+                f"{token_files.fingerprint[:12]}...; continue with the same --data"
+            )

@@ -1,0 +1,156 @@
+"""One step of training as a pure function: segment in, updated run out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from memorizing_jax import loss, model, optimizer, parameters
+from memorizing_jax.config import ModelConfig
+from memorizing_jax.parameters import Parameters
+from memorizing_jax.train_config import TrainConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """One segment for every row, on the device (SEG-1 to SEG-4).
+
+    Attributes:
+      tokens: [batch, segment_length], padded on the right.
+      targets: same shape; the token that follows each in its document.
+      start_of_document: [batch]; rows whose segment opens a document.
+      num_tokens: [batch]; real tokens.
+      num_targets: [batch]; real targets.
+    """
+
+    tokens: jax.Array
+    targets: jax.Array
+    start_of_document: jax.Array
+    num_tokens: jax.Array
+    num_targets: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that a run carries from step to step, but for its data position (CKP-1).
+
+    Attributes:
+      parameters: by the names of MOD-6.
+      optimizer: the optimizer's own state.
+      model: cache, memory and counters of every row.
+      key: [2]; the PRNG key that the initial parameters were drawn from.
+      step: []; updates made.
+    """
+
+    parameters: Parameters
+    optimizer: optax.OptState
+    model: model.State
+    key: jax.Array
+    step: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What a step measured.
+
+    Attributes:
+      nats: []; loss of all predicted tokens together.
+      num_predicted: []; how many those are.
+      gradient_norm: []; of all gradients together, before clipping.
+      learning_rate: [].
+      gates: by memory layer, [num_heads]; 1 reads the memory alone (GATE-3).
+    """
+
+    nats: jax.Array
+    num_predicted: jax.Array
+    gradient_norm: jax.Array
+    learning_rate: jax.Array
+    gates: dict[int, jax.Array]
+
+
+def init(config: TrainConfig, given: Parameters | None = None) -> Run:
+    """Returns a run before its first step, with drawn parameters or given ones."""
+    key = jax.random.key(config.seed)
+    initial = parameters.init(config.model, key) if given is None else given
+    return Run(
+        parameters=initial,
+        optimizer=optimizer.make(config.optimizer).init(initial),
+        model=model.init_state(config.model, config.batch),
+        key=jax.random.key_data(key),
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def loss_and_gradients(
+    params: Parameters, state: model.State, segments: Segments, config: ModelConfig
+) -> tuple[tuple[jax.Array, jax.Array, model.State], Parameters]:
+    """Returns the loss of one segment of every row, and its gradients.
+
+    The gradients are those of the mean over all predicted tokens. No gradient
+    leaves the segment (LOC-7, MEM-8).
+
+    Args:
+      params: by the names of MOD-6.
+      state: cache and memory before the segment.
+      segments: what to read and to predict.
+      config: the model's sizes.
+
+    Returns:
+      Total nats, number of predicted tokens and the next state; and the gradients.
+    """
+
+    def mean(
+        params: Parameters,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, model.State]]:
+        logits, new_state, _ = model.forward(
+            params,
+            state,
+            segments.tokens,
+            segments.start_of_document,
+            segments.num_tokens,
+            config,
+        )
+        nats, predicted = loss.total(logits, segments.targets, segments.num_targets)
+        return nats / jnp.maximum(predicted, 1), (nats, predicted, new_state)
+
+    (_, measured), gradients = jax.value_and_grad(mean, has_aux=True)(params)
+    return measured, gradients
+
+
+def train_step(
+    run: Run, segments: Segments, config: TrainConfig
+) -> tuple[Run, Metrics]:
+    """Reads one segment of every row and updates the parameters."""
+    measured, gradients = loss_and_gradients(
+        run.parameters, run.model, segments, config.model
+    )
+    nats, predicted, new_state = measured
+    updates, optimizer_state = optimizer.make(config.optimizer).update(
+        gradients, run.optimizer, run.parameters
+    )
+    metrics = Metrics(
+        nats=nats,
+        num_predicted=predicted,
+        gradient_norm=optax.global_norm(gradients),
+        learning_rate=optimizer.learning_rate(config.optimizer, run.step),
+        gates={
+            layer: jax.nn.sigmoid(run.parameters[f"layers.{layer}.gate_bias"])
+            for layer in config.model.memory_layers
+        },
+    )
+    new_run = Run(
+        parameters=optax.apply_updates(run.parameters, updates),
+        optimizer=optimizer_state,
+        model=new_state,
+        key=run.key,
+        step=run.step + 1,
+    )
+    return new_run, metrics
+
+
+# Donated, so that memory and parameters are updated where they are.
+train_step_jit = jax.jit(train_step, static_argnames="config", donate_argnames="run")
