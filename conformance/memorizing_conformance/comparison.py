@@ -17,7 +17,7 @@ def assert_equal(found: Any, expected: Any, what: str) -> None:
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape, _shapes(what, found, expected)
     wrong = np.argwhere(found != expected)
-    if wrong.size:
+    if len(wrong):  # Its size is 0 where a single number is compared.
         index = tuple(int(i) for i in wrong[0])
         raise AssertionError(
             f"{what}[{index}] is {found[index]}, expected exactly {expected[index]} "
@@ -41,7 +41,7 @@ def assert_close(
     error = np.abs(found.astype(np.float64) - expected)
     # Written so that a NaN counts as wrong.
     wrong = np.argwhere(~(error <= tolerance * size))
-    if wrong.size:
+    if len(wrong):
         index = tuple(int(i) for i in wrong[0])
         raise AssertionError(
             f"{what}[{index}] is {found[index]}, expected {expected[index]} within "

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from memorizing_reference import parameters, search
 
 from memorizing_conformance import reference_model
 from memorizing_conformance.implementation import Arrays, StreamSegment
 from memorizing_conformance.reference_adapter import Oracle
+from memorizing_reference import parameters, search
 
 Config = Mapping[str, Any]
 
@@ -30,9 +30,15 @@ MAIN: Final[Config] = {
     "segment_length": 7,
 }
 # The cache reaches as far as the window, and all of the memory is retrieved.
-EXHAUSTIVE: Final[Config] = MAIN | {"local_window": 7, "cache_length": 7, "top_k": 16}
+EXHAUSTIVE: Final[Config] = {
+    **MAIN,
+    "local_window": 7,
+    "cache_length": 7,
+    "top_k": 16,
+}
 # No cache, and segments longer than the memory.
-LONG: Final[Config] = MAIN | {
+LONG: Final[Config] = {
+    **MAIN,
     "memory_layers": (1,),
     "memory_size": 5,
     "top_k": 3,
@@ -157,9 +163,9 @@ def watching_the_gap() -> Iterator[list[float]]:
     def watched(queries: Any, memory: Any, top_k: int) -> np.ndarray:
         score = -np.sort(-search.scores(queries, memory), axis=-1)
         if score.shape[-1] > top_k:
-            last, next_best = score[..., top_k - 1], score[..., top_k]
-            there = np.isfinite(next_best)
-            gaps.append(float((last - next_best)[there].min(initial=np.inf)))
+            there = np.isfinite(score[..., top_k])
+            last, next_best = score[there, top_k - 1], score[there, top_k]
+            gaps.append(float((last - next_best).min(initial=np.inf)))
         return original(queries, memory, top_k)
 
     search.top_k_slots = watched

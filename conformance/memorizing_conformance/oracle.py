@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import numpy as np
-from memorizing_reference import attention, bucketed_search, search
 
 from memorizing_conformance.reference_adapter import MemoryState, Oracle
 from memorizing_conformance.strategies import Stream
+from memorizing_reference import attention, bucketed_search, search
 
 
 def memories(stream: Stream) -> Iterator[tuple[np.ndarray, MemoryState]]:

@@ -6,6 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from memorizing_conformance import reference_model
+from memorizing_conformance.implementation import FEATURES, Arrays, StreamSegment
+from memorizing_conformance.reference_model import ModelState
 from memorizing_reference import (
     attention,
     bucketed_search,
@@ -17,10 +21,6 @@ from memorizing_reference import (
     search,
     segments,
 )
-
-from memorizing_conformance import reference_model
-from memorizing_conformance.implementation import FEATURES, Arrays, StreamSegment
-from memorizing_conformance.reference_model import ModelState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,19 +209,15 @@ class ReferenceImplementation:
         if isinstance(state, ModelState):
             reference_model.save(state, path)
             return
-        with path.open("wb") as file:
-            np.savez(
-                file, top_k=state.top_k, **reference_model.memory_arrays(state.memory)
-            )
+        arrays = reference_model.memory_arrays(state.memory)
+        reference_model.write(arrays | {"top_k": np.array(state.top_k)}, path)
 
     def restore(self, path: pathlib.Path) -> MemoryState | ModelState:
         """Returns the state that was saved."""
         with np.load(path) as arrays:
             if "config" in arrays:
                 return reference_model.restore(arrays)
-            return MemoryState(
-                reference_model.memory_of(arrays), int(arrays["top_k"])
-            )
+            return MemoryState(reference_model.memory_of(arrays), int(arrays["top_k"]))
 
     def stream(
         self, documents: Sequence[np.ndarray], batch: int, segment_length: int

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from memorizing_conformance.implementation import Arrays
 from memorizing_reference import model, perplexity
 from memorizing_reference import parameters as parameters_module
 from memorizing_reference.cache import Cache
 from memorizing_reference.config import ModelConfig
 from memorizing_reference.memory import Memory
-
-from memorizing_conformance.implementation import Arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +153,7 @@ def in_float64(model_state: ModelState) -> ModelState:
         memories={i: widened(m) for i, m in model_state.state.memories.items()},
     )
     parameters = {
-        name: array.astype(np.float64)
-        for name, array in model_state.parameters.items()
+        name: array.astype(np.float64) for name, array in model_state.parameters.items()
     }
     return dataclasses.replace(model_state, state=state, parameters=parameters)
 
@@ -195,6 +194,11 @@ def save(model_state: ModelState, path: pathlib.Path) -> None:
             arrays[f"caches.{i}.{field.name}"] = getattr(cache, field.name)
     for i, memory in model_state.state.memories.items():
         arrays |= memory_arrays(memory, f"memories.{i}")
+    write(arrays, path)
+
+
+def write(arrays: Arrays, path: pathlib.Path) -> None:
+    """Writes arrays to a file of exactly this name."""
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 

@@ -49,9 +49,7 @@ def by_rule(results: Sequence[Result]) -> list[RuleReport]:
     return reports
 
 
-def _status(
-    failed: tuple[Result, ...], passed: int, own: Sequence[Result]
-) -> Status:
+def _status(failed: tuple[Result, ...], passed: int, own: Sequence[Result]) -> Status:
     if any(not result.reason for result in failed):
         return "broken"
     if failed:

@@ -57,7 +57,9 @@ RULES: Final[dict[str, str]] = {
     "CKP-1": "continuing from a saved state equals never having stopped",
     "CKP-2": "evaluation never disturbs training",
 }
-RULE_ID: Final = re.compile(r"\b(?:SEG|MOD|QKN|LOC|MEM|KNN|BKT|ANN|GATE|PRE|ORD|GEN|CKP)-\d+\b")
+RULE_ID: Final = re.compile(
+    r"\b(?:SEG|MOD|QKN|LOC|MEM|KNN|BKT|ANN|GATE|PRE|ORD|GEN|CKP)-\d+\b"
+)
 
 # From the ground up. A fault low down shows in everything above it, so reports
 # name the lowest level that is broken first.

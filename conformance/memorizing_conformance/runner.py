@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import hypothesis
@@ -103,7 +102,7 @@ def _arguments(directory: str, options: Options) -> list[str]:
     # Only what the suite needs: no configuration, plugin output or cache of the
     # project in whose folder it runs.
     settings = pathlib.Path(directory) / "pytest.ini"
-    settings.write_text("[pytest]\n")
+    settings.write_text("[pytest]\nfilterwarnings = ignore\n")
     arguments = [str(SUITE), f"-c={settings}", f"--rootdir={SUITE}"]
     arguments += ["-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:randomly"]
     arguments += ["--import-mode=importlib", f"--hypothesis-seed={options.seed}"]

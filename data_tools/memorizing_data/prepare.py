@@ -10,6 +10,7 @@ from memorizing_data.errors import InputError
 from memorizing_data.manifest import (
     MANIFEST,
     SPLITS,
+    TokenFileError,
     check_files,
     describe_file,
     read_manifest,
@@ -44,9 +45,8 @@ def prepare(settings: Prepare) -> bool:
       Whether it wrote one.
 
     Raises:
-      InputError: the settings cannot be met, or the disk is full. What was in the
-        output folder is as it was before.
-      TokenFileError: the output folder holds this dataset, damaged.
+      InputError: the settings cannot be met, the output folder holds something
+        else, or the disk is full. What was in the output folder is as it was before.
     """
     source, rule = open_source(settings), settings.split_rule()
     specification = _given_tokenizer(settings)
@@ -161,7 +161,11 @@ def _check_output(output: Path) -> None:
 
 def _check_same(output: Path, record: dict[str, Any], tokenizer: str | None) -> None:
     """Checks that the output folder holds, intact, what would be written there."""
-    manifest = read_manifest(output)
+    try:
+        manifest = read_manifest(output)
+        check_files(output, manifest, verify=True)
+    except TokenFileError as error:
+        raise InputError(f"{error} with --overwrite") from None
     settings = manifest.get("settings", {})
     differing = [
         f"--{name.replace('_', '-')} {settings.get(name)!r}"
@@ -180,14 +184,14 @@ def _check_same(output: Path, record: dict[str, Any], tokenizer: str | None) -> 
             f"the output {output} holds a dataset made with {', '.join(differing)}; "
             "choose another --output, or --overwrite it"
         )
-    check_files(output, manifest, verify=True)
 
 
 def _check_not_empty(found: Survey, settings: Prepare) -> None:
     """Checks that there is a document to write."""
     if not any(found.entries.values()):
         skipped = [{"name": name, "reason": reason} for name, reason in found.skipped]
+        reasons = describe_skipped(by_reason(skipped)) or ["nothing"]
         raise InputError(
             f"the input {settings.input} holds no document that can be read (skipped: "
-            f"{describe_skipped(by_reason(skipped))}); check --input and --extensions"
+            f"{'; '.join(reasons)}); check --input and --extensions"
         )

@@ -73,7 +73,7 @@ def _replace(output: Path, partial: Path) -> None:
         output.rename(previous)
     try:
         partial.rename(output)
-    except OSError:
+    except BaseException:
         recover(output)
         raise
     shutil.rmtree(previous, ignore_errors=True)

@@ -11,6 +11,7 @@ from memorizing_data.token_files import read_index
 # The sizes of memory that the paper uses most, in pairs; one pair a token.
 _MEMORY_SIZES: Final = (8192, 65536)
 _NAMES_SHOWN: Final = 3
+_LABEL: Final = 12  # Characters.
 
 
 def summarize(directory: Path) -> dict[str, Any]:
@@ -61,7 +62,8 @@ def lines(summary: dict[str, Any]) -> list[str]:
     said = {
         "input": f"{summary['input']}: {documents:,} documents, {num_bytes:,} bytes"
     }
-    said["skipped"] = describe_skipped(summary["skipped"])
+    skipped = describe_skipped(summary["skipped"]) or ["nothing"]
+    said["skipped"] = ("\n" + " " * _LABEL).join(skipped)
     said["tokenizer"] = f"{summary['tokenizer']}, {summary['vocab_size']:,} tokens"
     for name, split in splits.items():
         said[name] = f"{split['num_documents']:,} documents"
@@ -80,7 +82,7 @@ def lines(summary: dict[str, Any]) -> list[str]:
     said["output"] = (
         f"{summary['directory']}, fingerprint {summary['fingerprint'][:16]}"
     )
-    return [f"{label:<12}{text}" for label, text in said.items()]
+    return [f"{label:<{_LABEL}}{text}" for label, text in said.items()]
 
 
 def warnings(summary: dict[str, Any]) -> list[str]:
@@ -96,15 +98,13 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     return found
 
 
-def describe_skipped(skipped: dict[str, Any]) -> str:
-    """Returns how many files were skipped and why, with the first names."""
-    if not skipped:
-        return "nothing"
-    return "; ".join(
+def describe_skipped(skipped: dict[str, Any]) -> list[str]:
+    """Returns a line for each reason: how many were skipped, and the first names."""
+    return [
         f"{entry['count']:,} {reason}: {', '.join(map(shown, entry['names']))}"
         + ", ..." * (entry["count"] > len(entry["names"]))
         for reason, entry in skipped.items()
-    )
+    ]
 
 
 def by_reason(skipped: Iterable[dict[str, str]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Pin(NamedTuple):
 def read_pins() -> list[Pin]:
     """Returns the wheels of the built-in corpora."""
     text = (resources.files("memorizing_data") / "wheels.txt").read_text("ascii")
-    pattern = r"^([a-z0-9-]+)==\S+ --hash=sha256:(\w+)$"
+    pattern = r"^([a-z0-9-]+)==\S+ --hash=sha256:(\w+)"
     lines = re.finditer(pattern, text, re.MULTILINE)
     return [Pin(line[1], line[2], line[0]) for line in lines]
 

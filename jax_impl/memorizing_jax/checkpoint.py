@@ -8,8 +8,11 @@ an altered byte among the numbers, so each checkpoint also holds their SHA-256.
 import contextlib
 import dataclasses
 import hashlib
+import io
 import logging
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, kept: int | None = None):
-        # It reports every array, and warns that nobody told it which host this is.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Whatever orbax logs of failures, its exceptions say as well.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._directory = directory.absolute()
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -70,21 +74,29 @@ class Checkpoints:
         step = int(run.step)
         parameters, state = _split(run)
         sha256 = {"parameters": _sha256(parameters), "state": _sha256(state)}
+        arguments = _ARGUMENTS.Composite(
+            parameters=_ARGUMENTS.StandardSave(parameters),
+            state=_ARGUMENTS.StandardSave(state),
+            record=_ARGUMENTS.JsonSave(record | {"sha256": sha256}),
+        )
         try:
-            self._manager.save(
-                step,
-                args=_ARGUMENTS.Composite(
-                    parameters=_ARGUMENTS.StandardSave(parameters),
-                    state=_ARGUMENTS.StandardSave(state),
-                    record=_ARGUMENTS.JsonSave(record | {"sha256": sha256}),
-                ),
-            )
+            self._check_room([*parameters.values(), *state.values()])
+            # tensorstore's threads print a traceback for each array they give up.
+            with contextlib.redirect_stderr(io.StringIO()):
+                self._manager.save(step, args=arguments)
         except Exception as error:  # orbax and tensorstore raise many kinds.
             raise InputError(
                 f"cannot write the checkpoint of step {step} to {self._directory}: "
                 f"{_reason(error)}; earlier checkpoints are intact, so make room and "
                 "continue with --resume"
             ) from error
+
+    def _check_room(self, arrays: Sequence[jax.Array]) -> None:
+        """Refuses to begin a checkpoint that could not be finished."""
+        needed = sum(array.nbytes for array in arrays)
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise OSError(f"it needs {needed:,} bytes, and {free:,} are free")
 
     def drop_after(self, step: int) -> None:
         """Removes checkpoints of later steps, which a run from `step` writes again."""
@@ -202,6 +214,6 @@ def _sha256(arrays: Arrays) -> str:
 def _reason(error: BaseException) -> str:
     """Returns what an error says, without the pages that tensorstore adds."""
     text = " ".join(str(error).split())
-    if "No space left" in text:
-        return "no space left on the device"
-    return text[:120] or type(error).__name__
+    if told_by_system := re.search(r"([^:]+) \[os_error_code=", text):
+        return told_by_system[1].strip().lower()
+    return text.partition(". ")[0][:120] or type(error).__name__

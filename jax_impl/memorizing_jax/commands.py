@@ -54,8 +54,8 @@ class Train:
         if stopped_by is None:
             return 0
         print(
-            f"memorizing_jax: stopped by {stopped_by.name} after a checkpoint; continue with "
-            f"--resume --data {self.data} --output {self.output}",
+            f"memorizing_jax: stopped by {stopped_by.name} after a checkpoint; go on "
+            f"with train --resume --data {self.data} --output {self.output}",
             file=sys.stderr,
         )
         return 130 if stopped_by is signal.SIGINT else 0
@@ -100,6 +100,9 @@ class Evaluate:
         """Runs the command; returns the exit status."""
         if self.batch < 1:
             raise InputError(f"batch is {self.batch}, must be 1 or more")
+        for path in (self.output, self.plot):
+            if path is not None and not path.parent.is_dir():
+                raise InputError(f"{path.parent} is not a folder, so {path} cannot be")
         trained = _trained(self.run_folder, self.parameters, self.step)
         token_files = open_split(self.data, self.split)
         parameter_files.check_tokenizer(trained, token_files.tokenizer, self.data)

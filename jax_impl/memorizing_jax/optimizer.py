@@ -24,8 +24,25 @@ def learning_rate(config: OptimizerConfig, step: jax.Array) -> jax.Array:
     return peak * rise * (0.55 + 0.45 * jnp.cos(jnp.pi * progress))
 
 
-def make(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer as an optax transformation, ready to apply."""
+def init(config: OptimizerConfig, parameters: Parameters) -> optax.OptState:
+    """Returns the optimizer's state before the first update."""
+    return _make(config).init(parameters)
+
+
+def update(
+    config: OptimizerConfig,
+    gradients: Parameters,
+    state: optax.OptState,
+    parameters: Parameters,
+) -> tuple[Parameters, optax.OptState]:
+    """Returns the next parameters, and the optimizer's next state."""
+    # optax mixes integers and floats; everything of ours runs with strict types.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, state = _make(config).update(gradients, state, parameters)
+    return optax.apply_updates(parameters, updates), state
+
+
+def _make(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
     clip = optax.clip_by_global_norm(config.clip)
 
     def rate(step: jax.Array) -> jax.Array:

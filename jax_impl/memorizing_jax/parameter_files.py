@@ -79,6 +79,8 @@ def load(path: Path) -> Trained:
     Raises:
       InputError: it is missing, damaged, or not such a file.
     """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

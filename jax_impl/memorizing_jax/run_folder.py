@@ -76,7 +76,13 @@ class RunFolder:
                 f"{self.path} holds files, but no run to continue; choose an --output "
                 "that is empty or does not exist yet"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write(config, token_files)
+        return begun
+
+    def write(self, config: TrainConfig, token_files: TokenFiles) -> None:
+        """Writes the settings, under another name first."""
         settings = {
             "version": _VERSION,
             "settings": train_config.to_json(config),
@@ -86,7 +92,6 @@ class RunFolder:
         new = self.path / _NEW
         new.write_text(json.dumps(settings, indent=1) + "\n", encoding="ascii")
         os.replace(new, self.config)
-        return begun
 
     def read(self) -> tuple[TrainConfig, dict[str, Any]]:
         """Returns the settings, and the whole of `config.json`.

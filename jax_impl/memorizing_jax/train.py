@@ -74,6 +74,7 @@ def train(
     )
     try:
         run, pending = _first(config, checkpoints, reader, step, given)
+        folder.write(config, token_files)  # A continued run may have more steps.
         if resume and not quiet:
             where = f"continuing from step {run.step}" if begun else "nothing yet"
             print(f"memorizing_jax: {where} in {output}", file=sys.stderr)

@@ -78,7 +78,7 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
     initial = parameters.init(config.model, key) if given is None else given
     return Run(
         parameters=initial,
-        optimizer=optimizer.make(config.optimizer).init(initial),
+        optimizer=optimizer.init(config.optimizer, initial),
         model=model.init_state(config.model, config.batch),
         key=jax.random.key_data(key),
         step=jnp.zeros((), jnp.int32),
@@ -115,7 +115,8 @@ def loss_and_gradients(
             config,
         )
         nats, predicted = loss.total(logits, segments.targets, segments.num_targets)
-        return nats / jnp.maximum(predicted, 1), (nats, predicted, new_state)
+        count = jnp.maximum(predicted, 1).astype(nats.dtype)
+        return nats / count, (nats, predicted, new_state)
 
     (_, measured), gradients = jax.value_and_grad(mean, has_aux=True)(params)
     return measured, gradients
@@ -129,13 +130,13 @@ def train_step(
         run.parameters, run.model, segments, config.model
     )
     nats, predicted, new_state = measured
-    updates, optimizer_state = optimizer.make(config.optimizer).update(
-        gradients, run.optimizer, run.parameters
+    updated, optimizer_state = optimizer.update(
+        config.optimizer, gradients, run.optimizer, run.parameters
     )
     metrics = Metrics(
         nats=nats,
         num_predicted=predicted,
-        gradient_norm=optax.global_norm(gradients),
+        gradient_norm=optax.tree.norm(gradients),
         learning_rate=optimizer.learning_rate(config.optimizer, run.step),
         gates={
             layer: jax.nn.sigmoid(run.parameters[f"layers.{layer}.gate_bias"])
@@ -143,7 +144,7 @@ def train_step(
         },
     )
     new_run = Run(
-        parameters=optax.apply_updates(run.parameters, updates),
+        parameters=updated,
         optimizer=optimizer_state,
         model=new_state,
         key=run.key,

@@ -1,5 +1,7 @@
 """SPEC.md and README.md tell the truth: every code block runs, every rule is cited."""
 
+import contextlib
+import io
 import pathlib
 import re
 
@@ -9,7 +11,10 @@ import memorizing_reference
 
 FOLDER = pathlib.Path(__file__).parent.parent
 PACKAGE = pathlib.Path(memorizing_reference.__file__).parent
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Code, and what it prints if that is shown right below.
+BLOCK = re.compile(
+    r"^```python\n(.*?)^```$(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
+)
 RULE = re.compile(r"^### ([A-Z]+-\d+): ", re.MULTILINE)
 
 # Rules for implementations, or for a model that the reference does not have yet.
@@ -17,41 +22,36 @@ NOT_IN_THE_PACKAGE = {"PRE", "ANN", "GEN", "CKP"}
 
 
 def blocks(name):
-    """Returns the compiled blocks of a document; errors point at its lines."""
-    text = (FOLDER / name).read_text(encoding="utf-8")
-    return [
-        (
-            text[: match.start()].count("\n") + 2,
-            compile(
-                "\n" * (text[: match.start()].count("\n") + 1) + match[1],
-                FOLDER / name,
-                "exec",
-            ),
-        )
-        for match in BLOCK.finditer(text)
-    ]
+    """Returns line, code and shown output of each block; errors point at its lines."""
+    path = FOLDER / name
+    text = path.read_text(encoding="utf-8")
+    result = []
+    for match in BLOCK.finditer(text):
+        line = text[: match.start(1)].count("\n")
+        code = compile("\n" * line + match[1], path, "exec")
+        result.append((line + 1, code, match[2] or ""))
+    return result
 
 
-PREAMBLE, *EXAMPLES = (code for _, code in blocks("SPEC.md"))
+PREAMBLE, *EXAMPLES = blocks("SPEC.md")
 
 
-@pytest.mark.parametrize(
-    "code",
-    EXAMPLES,
-    ids=lambda code: f"line {min(n for *_, n in code.co_lines() if n)}",
-)
-def test_examples_of_the_rules(code):
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"line {example[0]}")
+def test_examples_of_the_rules(example):
     """Each stands alone after the preamble."""
     namespace = {}
-    exec(PREAMBLE, namespace)
-    exec(code, namespace)
+    for _, code, _ in (PREAMBLE, example):
+        exec(code, namespace)
 
 
 def test_tour():
-    """The blocks of the README build on each other."""
+    """The blocks of the README build on each other, and print what it shows."""
     namespace = {}
-    for _, code in blocks("README.md"):
-        exec(code, namespace)
+    for line, code, shown in blocks("README.md"):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, namespace)
+        assert printed.getvalue() == shown, f"README.md, line {line}"
 
 
 def sections():

@@ -157,6 +157,14 @@ def test_a_single_pair_by_hand():
     assert found["queries"].ravel().tolist() == [0.0]
 
 
+def test_a_scale_of_zero_has_no_slope():
+    """QKN-3: `|scale|` has a kink there, and the gradient is 0 by decision."""
+    case = make_case()
+    case.arrays["attention_scale"][1] = 0.0
+    found = gradients.backward(case.forward()[1], case.cotangent)["attention_scale"]
+    assert (found == 0).tolist() == [False, True, False, False, False]
+
+
 def test_float32_gives_float32():
     case32, case = make_case(np.float32), make_case()
     case32.fixed["slots"] = case.fixed["slots"]

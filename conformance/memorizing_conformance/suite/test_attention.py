@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memorizing_conformance import strategies
 from memorizing_conformance.comparison import assert_close, assert_equal
 from memorizing_conformance.reference_adapter import Oracle
@@ -26,9 +27,7 @@ def read(implementation, keys, values, query, scale, top_k):
     )
     state = implementation.insert(state, *pairs, np.array([count]))
     queries = np.full((1, 3, 1, 1), query, np.float32)
-    output = implementation.attend_memory(
-        state, queries, np.array([scale], np.float32)
-    )
+    output = implementation.attend_memory(state, queries, np.array([scale], np.float32))
     return float(np.asarray(output)[0, 0, 0, 0])
 
 

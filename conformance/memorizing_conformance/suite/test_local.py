@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memorizing_conformance import strategies
 from memorizing_conformance.comparison import assert_close, assert_equal
 from memorizing_conformance.reference_adapter import Oracle
@@ -208,7 +209,7 @@ def attend_to_two(implementation, bias, scale):
 
 @pytest.mark.rule("LOC-5")
 @pytest.mark.parametrize("bucket", range(1, 32))
-def test_the_bucket_holds_its_distances(implementation, all_buckets, bucket):
+def test_the_bucket_holds_its_distances(all_buckets, bucket):
     """Head h leaves weight only to bucket h, so it reads the mean over its distances.
 
     The last query sees distances 1 to 149. The two components of a value are the

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memorizing_conformance import strategies, worlds
 from memorizing_conformance.comparison import assert_equal
 from memorizing_conformance.reference_adapter import ReferenceImplementation
@@ -98,9 +99,7 @@ def test_the_newest_pair_is_where_it_is_counted(implementation):
         batch=1, memory_size=5, num_heads=1, head_dim=1, top_k=1
     )
     for pair in range(13):
-        state = worlds.count_on(
-            implementation, state, lengths=[1], first_key=pair + 1
-        )
+        state = worlds.count_on(implementation, state, lengths=[1], first_key=pair + 1)
         assert worlds.newest_first(implementation, state) == [pair % 5]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
 from memorizing_conformance import models
 from memorizing_conformance.comparison import assert_close, assert_equal
 from memorizing_conformance.models import EXHAUSTIVE, LONG, MAIN, changed, read
@@ -189,6 +190,14 @@ def test_the_sign_of_the_scale_does_not_matter(implementation):
     assert_same_logits(*found)
 
 
+@pytest.mark.rule("QKN-3")
+def test_the_scale_touches_no_stored_key(implementation):
+    """With gates open, a scale that is stored as well would count twice."""
+    parameters, segments = draw(EXHAUSTIVE, 28)
+    parameters = changed(parameters, "gate_bias", OPEN)
+    assert_as_expected(implementation, EXHAUSTIVE, parameters, segments)
+
+
 @pytest.mark.rule("LOC-1")
 @pytest.mark.rule("MEM-4")
 @given(seed=st.integers(0, 9999), place=st.integers(0, 20))
@@ -296,9 +305,7 @@ def test_a_first_segment_has_nothing_to_remember(implementation):
     """
     parameters, segments = draw(MAIN, 16)
     silent = changed(parameters, "layers.1.output_kernel", 0)
-    found = read(
-        implementation, MAIN, changed(silent, "gate_bias", OPEN), segments[:1]
-    )
+    found = read(implementation, MAIN, changed(silent, "gate_bias", OPEN), segments[:1])
     tokens, _, num_tokens, _, _ = segments[0]
     expected = logits_without_attention(parameters, tokens)
     assert_close(found[0], models.without_padding(expected, num_tokens), "logits")
@@ -371,17 +378,14 @@ def test_memory_attention_is_its_own_softmax(implementation):
     parameters, segments = draw(EXHAUSTIVE, 22)
     parameters = changed(parameters, "gate_bias", OPEN)
     parameters = changed(parameters, "layers.1.output_kernel", 0)
-    biased = changed(parameters, "relative_bias", lambda bias: bias + 1 + 5 * bias)
+    biased = changed(parameters, "relative_bias", lambda bias: 6 * bias + 1)
     found = [
         read(implementation, EXHAUSTIVE, p, segments) for p in (parameters, biased)
     ]
     assert_same_logits(*found)
-    assert np.abs(found[0][1] - no_memory(implementation, parameters, segments)).max()
-
-
-def no_memory(implementation, parameters, segments):
     silent = changed(parameters, "output_kernel", 0)
-    return read(implementation, EXHAUSTIVE, silent, segments[:2])[1]
+    without = read(implementation, EXHAUSTIVE, silent, segments[:2])
+    assert np.abs(found[0][1] - without[1]).max() > 0.01, "memory was not read"
 
 
 @pytest.mark.rule("GATE-2")
@@ -426,6 +430,25 @@ def test_rows_are_independent(implementation):
     found = read(implementation, MAIN, parameters, segments)
     other = read(implementation, MAIN, parameters, turned)
     assert_same_logits([one[::-1] for one in other], found)
+
+
+@pytest.mark.rule("SEG-2")
+@pytest.mark.parametrize("gate_bias", [OPEN, SHUT], ids=["memory", "cache"])
+def test_another_row_does_not_matter(implementation, gate_bias):
+    """Row 0 reads the same beside one long document and beside many short ones."""
+    parameters = models.draw_parameters(MAIN, 29)
+    parameters = changed(parameters, "gate_bias", gate_bias)
+    document, long = models.draw_documents(29, [35, 41])
+    found = [
+        read(
+            implementation, MAIN, parameters, models.cut(MAIN, [document, *others])[:5]
+        )
+        for others in (
+            [long],
+            [long[:5], long[5:8], long[8:21], long[21:22], long[22:]],
+        )
+    ]
+    assert_same_logits([one[0] for one in found[1]], [one[0] for one in found[0]])
 
 
 @pytest.mark.rule("SEG-1")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memorizing_conformance import oracle, strategies, worlds
 from memorizing_conformance.comparison import assert_close, assert_equal, assert_sound
 from memorizing_conformance.reference_adapter import Oracle, ReferenceImplementation
@@ -103,6 +104,14 @@ def test_scores_are_not_rounded(implementation):
     # Sums of 255 + 1/8: nine bits before the point and three after it.
     keys = [[15, 2], [15, 2.125], [15, 2.25]]
     assert search_keys(implementation, keys, [15, 2], top_k=3) == [2, 1, 0]
+
+
+@pytest.mark.rule("KNN-1")
+@pytest.mark.needs("exact_search")
+def test_queries_are_not_rounded(implementation):
+    # In bfloat16 both components of the query would be 1.
+    found = search_keys(implementation, [[0, 1], [1, 0]], [1 + 2**-10, 1], top_k=2)
+    assert found == [1, 0]
 
 
 @pytest.mark.rule("KNN-1")

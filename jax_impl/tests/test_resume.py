@@ -1,0 +1,139 @@
+"""A run that was stopped, or killed at any moment, ends as one that never was."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from memorizing_jax.__main__ import main
+
+# Checkpoints so frequent that kills fall into them, lines and validations between.
+SETTINGS = (
+    "--preset=tiny --batch=3 --steps=60 --segment-length=8 --log-interval=4 "
+    "--evaluation-interval=6 --evaluation-tokens=60 --checkpoint-interval=5 "
+    "--memory-size=19 --search=exact --quiet"
+).split()
+CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+
+
+def train(dataset, output, *more):
+    return main(["train", f"--data={dataset}", f"--output={output}", *SETTINGS, *more])
+
+
+def started(dataset, output):
+    command = [sys.executable, "-m", "memorizing_jax", "train", f"--data={dataset}"]
+    arguments = [*command, f"--output={output}", *SETTINGS, "--resume"]
+    environment = os.environ | {
+        name.upper(): str(getattr(jax.config, name)) for name in CACHE
+    }
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Lets the processes that these tests start use what was compiled before."""
+    before = {name: getattr(jax.config, name) for name in CACHE}
+    jax.config.update(CACHE[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(CACHE[1], 0.0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def outcome(output):
+    """Returns the lines of metrics but for their timings, and the parameters."""
+    text = (output / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        line.pop("tokens_per_second", None)
+    return lines, safetensors.numpy.load_file(output / "parameters.safetensors")
+
+
+@pytest.fixture(scope="module")
+def never_stopped(dataset, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(dataset, output) == 0
+    lines, parameters = outcome(output)
+    assert [line["step"] for line in lines if "loss" in line] == [*range(4, 61, 4)]
+    assert len([line for line in lines if "validation_loss" in line]) == 10
+    return lines, parameters
+
+
+def assert_equal(found, expected):
+    assert found[0] == expected[0]
+    assert found[1].keys() == expected[1].keys()
+    for name, parameter in expected[1].items():
+        np.testing.assert_array_equal(found[1][name], parameter)
+
+
+@pytest.mark.rule("CKP-1")
+def test_killed_at_random_moments(dataset, tmp_path, never_stopped):
+    """SIGKILL, wherever it falls: in a step, a checkpoint or a line of metrics."""
+    output, moments = tmp_path / "run", random.Random(1)
+    reached = []
+    for checkpoint in (10, 30):
+        process = started(dataset, output)
+        while process.poll() is None and latest(output) < checkpoint:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0.0, 0.15))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it ended before the kill"
+        reached.append(latest(output))
+    assert reached[0] < reached[1] < 60
+    assert train(dataset, output, "--resume") == 0
+    assert_equal(outcome(output), never_stopped)
+
+
+def latest(output):
+    """Returns the step of the newest checkpoint that is complete, or 0."""
+    folder = output / "checkpoints"
+    names = os.listdir(folder) if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+@pytest.mark.rule("CKP-1")
+def test_asked_to_stop(dataset, tmp_path, never_stopped):
+    """SIGTERM ends it after a checkpoint, with a word on how to go on."""
+    output = tmp_path / "run"
+    process = started(dataset, output)
+    while process.poll() is None and latest(output) < 10:
+        time.sleep(0.002)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert b"stopped by SIGTERM after a checkpoint; go on with" in said
+    assert 10 <= latest(output) < 60
+    assert train(dataset, output, "--resume") == 0
+    assert_equal(outcome(output), never_stopped)
+
+
+# What tensorstore's threads were doing when the reading failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.rule("CKP-1")
+def test_continued_from_an_earlier_checkpoint(dataset, tmp_path, never_stopped):
+    """The newest is damaged: the sentence names the one before, and that works."""
+    output = tmp_path / "run"
+    assert train(dataset, output, "--steps=25") == 0
+    for path in (output / "checkpoints" / "25" / "state").rglob("d/*"):
+        path.write_bytes(b"")
+    assert train(dataset, output, "--resume") == 2
+    assert train(dataset, output, "--resume", "--step=20") == 0
+    assert_equal(outcome(output), never_stopped)
+
+
+@pytest.mark.rule("CKP-2")
+def test_validation_does_not_disturb_training(dataset, tmp_path, never_stopped):
+    output = tmp_path / "run"
+    assert train(dataset, output, "--evaluation-interval=0") == 0
+    lines, parameters = outcome(output)
+    expected = [line for line in never_stopped[0] if "loss" in line]
+    assert_equal((lines, parameters), (expected, never_stopped[1]))
