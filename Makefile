@@ -17,6 +17,8 @@ DEMO := .cache/demo
 export PIP_CONSTRAINT := .ci/constraints.txt
 export PIP_BUILD_CONSTRAINT := .ci/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Everything here is sized for a CPU. `make demo JAX_PLATFORMS=cuda` takes a GPU.
+export JAX_PLATFORMS ?= cpu
 
 .PHONY: help
 help:  ## Show this list
@@ -32,8 +34,12 @@ $(READY): pyproject.toml .ci/constraints.txt
 
 .PHONY: demo
 demo: $(READY)  ## Train and evaluate on real documents: what memory is worth
-	$(PY) -m memorizing_data prepare --input sympy --output $(DEMO)/tokens
-	$(PY) jax_impl/demo/demo.py
+	$(PY) -m memorizing_data prepare --input minicode_mod --output $(DEMO)/tokens \
+	    --tokenizer jax_impl/demo/tokenizer.json \
+	    --validation-fraction 0 --validation 'rich/*' 'optax/*' 'jinja2/*' \
+	    --test-fraction 0 --test 'sqlglot/*' 'mpmath/*' 'paramiko/*' 'werkzeug/*' 'lark/*'
+	rm -rf $(DEMO)/with_memory $(DEMO)/without_memory
+	$(PY) jax_impl/demo/demo.py --tokens $(DEMO)/tokens --output $(DEMO)
 
 .PHONY: bench
 bench: $(READY)  ## Time a training step with memory against one without

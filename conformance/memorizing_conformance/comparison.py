@@ -84,17 +84,18 @@ def assert_sound(slots: Any, scores: np.ndarray, top_k: int) -> None:
 
 
 def recall(slots: np.ndarray, expected: np.ndarray, scores: np.ndarray) -> float:
-    """Returns the share of the true neighbors found, counting ties as found.
+    """Returns the share of one query's true neighbors that were found.
 
-    A found slot counts if its score is at least the worst of the true top_k, so
-    that one of several equal neighbors is as good as another.
+    A slot counts if its score is at least that of the worst true neighbor, so one
+    of several equal neighbors is as good as another.
+
+    Args:
+      slots: what was found.
+      expected: what exact search finds.
+      scores: true scores of all slots.
     """
-    hits = total = 0
-    for place in np.ndindex(*slots.shape[:-1]):
-        true = expected[place][expected[place] >= 0]
-        if len(true) == 0:
-            continue
-        kept = slots[place][slots[place] >= 0]
-        hits += int((scores[place][kept] >= scores[place][true].min()).sum())
-        total += len(true)
-    return hits / total if total else 1.0
+    true = expected[expected >= 0]
+    if len(true) == 0:
+        return 1.0
+    kept = slots[slots >= 0]
+    return float((scores[kept] >= scores[true].min()).sum() / len(true))

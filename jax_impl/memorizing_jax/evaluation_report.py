@@ -109,19 +109,19 @@ def write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Returns what `to_json` gave as two tables: by memory size, and by position."""
-    rows = [["memory", "perplexity", "nats/token", "bits/byte"]]
+    rows = [["", "perplexity", "nats/token", "bits/byte"]]
     for line in lines:
         bits = line["bits_per_byte"]
         rows.append(
             [
-                f"{line['memory_size']:,}",
+                _label(line),
                 f"{line['perplexity']:.4f}",
                 f"{line['loss']:.4f}",
                 "-" if bits is None else f"{bits:.4f}",
             ]
         )
     by_size = _aligned(rows)
-    rows = [["position", *(f"memory {line['memory_size']:,}" for line in lines)]]
+    rows = [["position", *map(_label, lines)]]
     rows[0].append("tokens")
     for i, span in enumerate(lines[0]["by_position"]):
         losses = [f"{line['by_position'][i]['loss']:.4f}" for line in lines]
@@ -144,20 +144,25 @@ def plot(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         ) from None
     figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    sizes = [f"{line['memory_size']:,}" for line in lines]
-    left.plot(sizes, [line["perplexity"] for line in lines], marker="o")
-    left.set(xlabel="memory size (pairs per head)", ylabel="perplexity")
-    for line, size in zip(lines, sizes, strict=True):
+    labels = [_label(line) for line in lines]
+    left.plot(labels, [line["perplexity"] for line in lines], marker="o")
+    left.tick_params(axis="x", rotation=30)
+    left.set(xlabel="memory, pairs per head", ylabel="perplexity")
+    for line, label in zip(lines, labels, strict=True):
         spans = line["by_position"]
         middle = [(span["first"] * span["last"]) ** 0.5 for span in spans]
         losses = [span["loss"] for span in spans]
-        right.plot(middle, losses, marker="o", label=f"memory {size}")
+        right.plot(middle, losses, marker="o", label=label)
     right.set(xlabel="position in the document (tokens)", ylabel="nats per token")
     right.set_xscale("log", base=2)
     right.legend()
     new = path.with_name(path.name + ".new")
     figure.savefig(new, format=path.suffix.removeprefix(".") or "png", dpi=150)
     os.replace(new, path)
+
+
+def _label(line: dict[str, Any]) -> str:
+    return str(line.get("label", f"memory {line['memory_size']:,}"))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

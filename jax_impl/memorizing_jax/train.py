@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from memorizing_data.row_reader import RowReader
 from memorizing_data.token_files import TokenFiles, open_split
@@ -145,8 +146,8 @@ def _given(path: Path, config: TrainConfig, token_files: TokenFiles) -> Paramete
     trained = parameter_files.load(path)
     directory = token_files.directory
     parameter_files.check_tokenizer(trained, token_files.tokenizer, directory)
-    drawn = parameters.init(config.model, jax.random.key(config.seed))
-    gates = {name: drawn[name] for name in drawn if name.endswith("gate_bias")}
+    gate = jnp.full(config.model.num_heads, config.model.gate_bias_init, jnp.float32)
+    gates = {f"layers.{i}.gate_bias": gate for i in config.model.memory_layers}
     given = gates | trained.parameters
     parameters.check(given, config.model)
     return given

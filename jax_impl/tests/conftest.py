@@ -3,7 +3,6 @@
 import dataclasses
 import os
 
-# Before JAX starts: a device fewer is a test faster, and none here needs two.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -16,6 +15,16 @@ from memorizing_jax.train_config import OptimizerConfig, TrainConfig
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_configure(config):
+    """Keeps what was compiled, for other processes and for the next run."""
+    kept = str(config.cache.mkdir("compiled"))
+    jax.config.update("jax_compilation_cache_dir", kept)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = kept
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
 
 VOCAB_SIZE = 256
 # Lengths around multiples of the segment length 8, single tokens among them.

@@ -10,9 +10,19 @@ from memorizing_data import token_files
 from memorizing_jax.__main__ import main
 
 SMALL = (
-    "--preset=tiny --batch=2 --segment-length=8 --memory-size=19 --search=exact "
-    "--evaluation-interval=0 --log-interval=1 --quiet"
-).split()
+    "--preset=tiny",
+    "--batch=2",
+    "--segment-length=8",
+    "--memory-size=19",
+    "--search=exact",
+    "--evaluation-interval=0",
+    "--log-interval=1",
+    "--quiet",
+)
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +50,7 @@ def test_a_run_leaves_what_it_should(run):
     names = {path.name for path in run.iterdir()}
     expected = {"config.json", "metrics.jsonl", "parameters.safetensors", "checkpoints"}
     assert names == expected
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    lines = lines_of(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[0]["tokens_per_second"] > 0
 
@@ -54,7 +64,7 @@ def test_progress_shows_speed_loss_and_gates(dataset, tmp_path, capsys):
         assert part in shown
 
 
-def test_a_run_goes_on_from_given_parameters(run, dataset, tmp_path, capsys):
+def test_a_run_goes_on_from_given_parameters(dataset, tmp_path, capsys):
     """A memory layer that the parameters lack gets a gate, and nothing else."""
     none = tmp_path / "without"
     assert main(train(dataset, none, "--steps=1", "--memory-layers")) == 0
@@ -72,12 +82,12 @@ def test_evaluate_prints_and_writes(run, dataset, tmp_path, capsys):
     table = capsys.readouterr().out
     assert "perplexity" in table
     assert "memory 64" in table
-    from_run = [json.loads(line) for line in output.open()]
+    from_run = lines_of(output)
     assert [line["memory_size"] for line in from_run] == [0, 19, 64]
     assert [line["num_predicted"] for line in from_run] == [73] * 3
     file = run / "parameters.safetensors"
     assert main([*arguments, f"--parameters={file}", *sizes]) == 0
-    assert [json.loads(line) for line in output.open()] == from_run
+    assert lines_of(output) == from_run
 
 
 def test_generate_prints_text(run, dataset, tmp_path, capsys):

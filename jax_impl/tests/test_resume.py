@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -17,11 +16,18 @@ from memorizing_jax.__main__ import main
 
 # Checkpoints so frequent that kills fall into them, lines and validations between.
 SETTINGS = (
-    "--preset=tiny --batch=3 --steps=60 --segment-length=8 --log-interval=4 "
-    "--evaluation-interval=6 --evaluation-tokens=60 --checkpoint-interval=5 "
-    "--memory-size=19 --search=exact --quiet"
-).split()
-CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    "--preset=tiny",
+    "--batch=3",
+    "--steps=60",
+    "--segment-length=8",
+    "--memory-size=19",
+    "--search=exact",
+    "--log-interval=4",
+    "--evaluation-interval=6",
+    "--evaluation-tokens=60",
+    "--checkpoint-interval=5",
+    "--quiet",
+)
 
 
 def train(dataset, output, *more):
@@ -31,21 +37,7 @@ def train(dataset, output, *more):
 def started(dataset, output):
     command = [sys.executable, "-m", "memorizing_jax", "train", f"--data={dataset}"]
     arguments = [*command, f"--output={output}", *SETTINGS, "--resume"]
-    environment = os.environ | {
-        name.upper(): str(getattr(jax.config, name)) for name in CACHE
-    }
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """Lets the processes that these tests start use what was compiled before."""
-    before = {name: getattr(jax.config, name) for name in CACHE}
-    jax.config.update(CACHE[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(CACHE[1], 0.0)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE)
 
 
 def outcome(output):

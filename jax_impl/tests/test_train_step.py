@@ -13,7 +13,6 @@ from memorizing_jax import input_pipeline, model, train_step
 from memorizing_jax.train_config import OptimizerConfig
 from memorizing_jax.train_step import Segments
 
-
 forward = jax.jit(model.forward, static_argnums=5)
 loss_and_gradients = jax.jit(train_step.loss_and_gradients, static_argnums=3)
 
