@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 
-from memorizing_conformance import report, runner
+from memorizing_conformance import known_failures, page, report, runner
 from memorizing_conformance.loading import UsageError, load
 from memorizing_conformance.rules import RULES
 
@@ -61,6 +63,14 @@ def parser() -> argparse.ArgumentParser:
         help="inputs that each property is tried on",
     )
     add("--seed", type=int, default=0, help="which inputs are drawn")
+    for option, what in (("--json", "JSON"), ("--html", "one HTML page")):
+        add(option, type=pathlib.Path, metavar="FILE", help=f"write it as {what}")
+    add(
+        "--known-failures",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="TOML list of failures that break no rule (README.md shows one)",
+    )
     add("--details", action="store_true", help="show tracebacks")
     add("--quiet", action="store_true", help="no progress bar, no table of rules")
     return result
@@ -73,9 +83,15 @@ def _at_least_one(text: str) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Runs the suite and prints what came of it."""
+    """Runs the suite and says what came of it."""
     if unknown := sorted(set(options.rule) - set(RULES)):
         raise UsageError(f"--rule is {unknown[0]}, expected one of {', '.join(RULES)}")
+    for path in (options.json, options.html):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"cannot write {path}: there must be a folder to hold it")
+    known = []
+    if options.known_failures is not None:
+        known = known_failures.read(options.known_failures, runner.test_names())
     implementation = load(options.implementation)
     results = runner.run(
         implementation,
@@ -88,20 +104,47 @@ def check(options: argparse.Namespace) -> int:
         ),
     )
     if not results:
-        raise UsageError(f"no test has {options.test!r} in its name and such a rule")
-
+        raise UsageError(
+            f"no test is called {options.test!r} and checks {options.rule or 'a rule'}"
+        )
+    stale = known_failures.apply(known, results)
     rerun = (
         f"python -m memorizing_conformance --implementation {options.implementation} "
         f"--examples {options.examples} --seed {options.seed}"
     )
+    whole = report.make(implementation.name, rerun, results)
+    _print(whole, stale, options)
+    if options.json is not None:
+        _write(options.json, report.as_json(whole))
+    if options.html is not None:
+        _write(options.html, page.as_html(whole))
+    return 1 if whole.broken or stale else 0
+
+
+def _print(
+    whole: report.Report, stale: Sequence[str], options: argparse.Namespace
+) -> None:
     if not options.quiet:
-        print(f"{implementation.name}: the rules of memorizing transformers\n")
-        print(report.table(report.by_rule(results)))
-    if found := report.failures(results, rerun, details=options.details):
+        print(f"{whole.name}: the rules of memorizing transformers\n")
+        print(report.table(whole))
+    if found := report.failures(whole, details=options.details):
         print(f"\n{found}")
-    broken = report.broken_rules(results)
-    print(f"\nrules broken: {' '.join(broken) if broken else 'none'}")
-    return 1 if broken else 0
+    for sentence in stale:
+        print(f"\n{sentence}")
+    print(f"\nrules broken: {' '.join(whole.broken) or 'none'}")
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole, or not at all."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}") from error
 
 
 if __name__ == "__main__":

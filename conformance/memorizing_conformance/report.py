@@ -1,9 +1,10 @@
-"""From test results to what became of each rule, as text."""
+"""From test results to what became of each rule: as text, JSON or a page."""
 
 import dataclasses
+import json
 import textwrap
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from memorizing_conformance.rules import LEVELS, RULES
 from memorizing_conformance.runner import Result
@@ -19,7 +20,8 @@ class RuleReport:
       rule: its id.
       says: the rule in one line.
       status: "broken" if a test of it failed, "known" if only failures that the
-        implementer has listed did, "skipped" if no test of it could run.
+        implementer has listed did, "skipped" if no test of it could run,
+        "untested" if there was none.
       passed: how many of its tests passed.
       failed: the results of those that did not.
       skipped: why tests were skipped, each reason once.
@@ -33,81 +35,112 @@ class RuleReport:
     skipped: tuple[str, ...]
 
 
-def by_rule(results: Sequence[Result]) -> list[RuleReport]:
-    """Returns a report for every rule, in the order of SPEC.md."""
-    reports = []
-    for rule, says in RULES.items():
-        own = [result for result in results if rule in result.rules]
-        failed = tuple(result for result in own if result.outcome == "failed")
-        skipped = sorted({r.message for r in own if r.outcome == "skipped"})
-        passed = sum(result.outcome == "passed" for result in own)
-        reports.append(
-            RuleReport(
-                rule, says, _status(failed, passed, own), passed, failed, tuple(skipped)
-            )
-        )
-    return reports
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A whole run.
+
+    Attributes:
+      name: of the implementation.
+      rerun: the command line that ran it, without a selection of tests.
+      results: of all tests.
+      rules: what became of each rule, in the order of SPEC.md.
+    """
+
+    name: str
+    rerun: str
+    results: tuple[Result, ...]
+    rules: tuple[RuleReport, ...]
+
+    @property
+    def broken(self) -> list[str]:
+        """The ids of the rules that are broken."""
+        return [rule.rule for rule in self.rules if rule.status == "broken"]
+
+    @property
+    def failures(self) -> list[Result]:
+        """Tests that failed, the lowest level first: that is where to look."""
+        failed = [result for result in self.results if result.outcome == "failed"]
+        return sorted(failed, key=lambda result: LEVELS.index(result.level))
+
+    def rerun_of(self, result: Result) -> str:
+        """The command line that runs one test again."""
+        return f"{self.rerun} --test '{result.test}' --details"
 
 
-def _status(failed: tuple[Result, ...], passed: int, own: Sequence[Result]) -> Status:
+def make(name: str, rerun: str, results: Sequence[Result]) -> Report:
+    """Returns the report of a run."""
+    rules = tuple(_of_rule(rule, results) for rule in RULES)
+    return Report(name, rerun, tuple(results), rules)
+
+
+def _of_rule(rule: str, results: Sequence[Result]) -> RuleReport:
+    own = [result for result in results if rule in result.rules]
+    failed = tuple(result for result in own if result.outcome == "failed")
+    skipped = sorted({r.message for r in own if r.outcome == "skipped"})
+    passed = sum(result.outcome == "passed" for result in own)
+    status: Status
     if any(not result.reason for result in failed):
-        return "broken"
-    if failed:
-        return "known"
-    if passed:
-        return "pass"
-    return "skipped" if own else "untested"
+        status = "broken"
+    elif failed:
+        status = "known"
+    elif passed:
+        status = "pass"
+    else:
+        status = "skipped" if own else "untested"
+    return RuleReport(rule, RULES[rule], status, passed, failed, tuple(skipped))
 
 
-def broken_rules(results: Sequence[Result]) -> list[str]:
-    """Returns the ids of the rules that are broken, in the order of SPEC.md."""
-    return [report.rule for report in by_rule(results) if report.status == "broken"]
-
-
-def table(reports: Sequence[RuleReport]) -> str:
+def table(report: Report) -> str:
     """Returns one line per rule: id, what it says, what became of it."""
     lines = []
-    for report in reports:
-        if report.status == "untested":
-            continue
-        remark = "; ".join(report.skipped) if report.skipped else ""
-        if report.status == "skipped":
-            outcome = f"skipped: {remark}"
-        elif remark:
-            outcome = f"{report.status} (in part: {remark})"
-        else:
-            outcome = report.status
-        lines.append(f"{report.rule:8}{report.says:72}{outcome}")
+    for rule in report.rules:
+        if rule.status != "untested":
+            remark = f" ({'; '.join(rule.skipped)})" if rule.skipped else ""
+            lines.append(f"{rule.rule:8}{rule.says:72}{rule.status}{remark}")
     return "\n".join(lines)
 
 
-def failures(results: Sequence[Result], rerun: str, *, details: bool) -> str:
-    """Returns what went wrong, test by test, the lowest level first.
-
-    Args:
-      results: of all tests.
-      rerun: the command line that ran them, without a selection.
-      details: whether to add the tracebacks.
-    """
-    failed = [result for result in results if result.outcome == "failed"]
-    failed.sort(key=lambda result: LEVELS.index(result.level))
+def failures(report: Report, *, details: bool) -> str:
+    """Returns what went wrong, test by test; with tracebacks if `details`."""
     parts = []
-    for result in failed:
+    for result in report.failures:
         lines = [f"{' '.join(result.rules)}: {result.test} (level: {result.level})"]
         if result.reason:
             lines.append(f"  known: {result.reason}")
-        lines += textwrap.wrap(
-            result.message, 84, initial_indent="  ", subsequent_indent="    "
-        )
+        lines += _indented(result.message)
         if result.example:
-            lines += textwrap.wrap(
-                f"example: {result.example}",
-                84,
-                initial_indent="  ",
-                subsequent_indent="    ",
-            )
-        lines.append(f"  rerun: {rerun} --test '{result.test}' --details")
+            lines += _indented(f"smallest example: {result.example}")
+        lines.append(f"  rerun: {report.rerun_of(result)}")
         if details:
             lines.append(textwrap.indent(result.details, "    "))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(text, 84, initial_indent="  ", subsequent_indent="    ")
+
+
+def as_json(report: Report) -> str:
+    """Returns the report for machines; README.md describes the fields."""
+    rules: list[dict[str, Any]] = []
+    for rule in report.rules:
+        failed = [
+            {
+                "test": result.test,
+                "level": result.level,
+                "message": result.message,
+                "example": result.example,
+                "known": result.reason,
+                "rerun": report.rerun_of(result),
+            }
+            for result in rule.failed
+        ]
+        rules.append(dataclasses.asdict(rule) | {"failed": failed})
+    content = {
+        "implementation": report.name,
+        "rerun": report.rerun,
+        "broken": report.broken,
+        "rules": rules,
+    }
+    return json.dumps(content, indent=1) + "\n"

@@ -98,6 +98,20 @@ def run(implementation: Any, options: Options) -> list[Result]:
     return plugin.results
 
 
+def test_names() -> list[str]:
+    """Returns the names of all tests of the suite."""
+    names: list[str] = []
+
+    class Collector:
+        def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+            names.extend(name_of(item) for item in items)
+            items.clear()
+
+    with tempfile.TemporaryDirectory() as directory:
+        pytest.main(_arguments(directory, Options()), plugins=[Collector()])
+    return names
+
+
 def _arguments(directory: str, options: Options) -> list[str]:
     # Only what the suite needs: no configuration, plugin output or cache of the
     # project in whose folder it runs.
@@ -148,13 +162,14 @@ class Plugin:
                 reason = "lacks " + ", ".join(missing)
                 item.add_marker(pytest.mark.skip(reason=reason))
         if self._options.progress:
-            self._bar = tqdm(total=len(items), unit="test", leave=False)
+            # No bar where nobody watches: disable=None asks whether it is a terminal.
+            self._bar = tqdm(total=len(items), unit="test", leave=False, disable=None)
 
     def _is_selected(self, item: pytest.Item) -> bool:
         wanted = self._options.rules
         if wanted and not set(wanted) & set(rules_of(item)):
             return False
-        return self._options.test in item.nodeid
+        return self._options.test in name_of(item)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Any:
@@ -163,8 +178,7 @@ class Plugin:
         if call.when == "setup":
             level = item.get_closest_marker("level")
             assert level is not None, f"{item.nodeid} has no level"
-            name = item.nodeid.rpartition("/")[2]
-            self.results.append(Result(name, level.args[0], rules_of(item)))
+            self.results.append(Result(name_of(item), level.args[0], rules_of(item)))
         result = self.results[-1]
         if report.skipped:
             result.outcome = "skipped"
@@ -187,6 +201,11 @@ class Plugin:
             self._bar.close()
 
 
+def name_of(item: pytest.Item) -> str:
+    """Returns a test's file and name, with its parameters."""
+    return f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+
+
 def rules_of(item: pytest.Item) -> tuple[str, ...]:
     """Returns the rules that a test is marked with, in order."""
     marks = [name for mark in item.iter_markers("rule") for name in mark.args]
@@ -194,11 +213,14 @@ def rules_of(item: pytest.Item) -> tuple[str, ...]:
 
 
 def _example(error: BaseException) -> str:
-    """Returns the arguments of a failing example as hypothesis noted them."""
+    """Returns the inputs of a failing example, as hypothesis noted them."""
     for note in getattr(error, "__notes__", []):
-        if note.startswith("Falsifying example"):
-            lines = [line.strip() for line in note.splitlines()[1:-1]]
-            return " ".join(
-                line for line in lines if not line.startswith("implementation=")
-            )
+        lines = [line.strip() for line in note.splitlines()]
+        # "Failing test case: name(" and its arguments, or the steps of a machine.
+        if lines[0].startswith(("Falsifying example", "Failing test case")):
+            inputs = [line for line in lines[1:] if not line.startswith(_NO_INPUT)]
+            return " ".join(inputs)
     return ""
+
+
+_NO_INPUT = ("implementation=", "state = ", "state.teardown", ")")

@@ -119,13 +119,30 @@ def grid_array(
 
 
 def streams(
-    sizes: Sizes, *, max_segments: int = 5, kinds: tuple[str, ...] = KINDS
+    sizes: Sizes,
+    *,
+    resets: bool = False,
+    uneven: bool = False,
+    max_segments: int = 5,
+    kinds: tuple[str, ...] = KINDS,
 ) -> st.SearchStrategy[Stream]:
-    """Draws streams with resets in any pattern and rows of unequal length."""
-    # Full and empty segments matter most; the rest lies between.
+    """Draws streams; the plain ones neither reset rows nor pad them.
+
+    A test draws what its rule is about and nothing else, so that a fault shows
+    under its own rule.
+
+    Args:
+      sizes: of the memory and of a segment.
+      resets: whether rows are reset, in any pattern.
+      uneven: whether rows are padded, each for itself.
+      max_segments: in a stream.
+      kinds: of keys, see `grid_array`.
+    """
     whole = st.just(sizes.segment_length)
-    length = whole | st.integers(0, sizes.segment_length)
-    starts = st.lists(st.booleans(), min_size=sizes.batch, max_size=sizes.batch)
+    # Full segments wrap the memory soonest, so half of them are.
+    length = whole | st.integers(0, sizes.segment_length) if uneven else whole
+    start = st.booleans() if resets else st.just(False)
+    starts = st.lists(start, min_size=sizes.batch, max_size=sizes.batch)
     lengths = st.lists(length, min_size=sizes.batch, max_size=sizes.batch)
     step = st.tuples(starts.map(tuple), lengths.map(tuple))
     return st.builds(

@@ -70,8 +70,9 @@ class JaxImplementation(adapter_model.ModelMethods):
 
     def search(self, state: MemoryState, queries: np.ndarray) -> np.ndarray:
         """Returns the slots of every query's neighbors."""
-        search.require_finite(queries, state.memory)
-        slots = _find(*_floats(queries), state, self.engine, self.recall_target)
+        (on_device,) = _floats(queries)
+        search.raise_if_not_finite(_first_not_finite(on_device, state.memory))
+        slots = _find(on_device, state, self.engine, self.recall_target)
         return np.asarray(slots.swapaxes(1, 2))
 
     def attend_memory(
@@ -125,13 +126,17 @@ class JaxImplementation(adapter_model.ModelMethods):
         gate_bias: np.ndarray,
     ) -> Arrays:
         """Returns the gradients of one memory layer, also those that must be zero."""
-        names = ("queries", "local_keys", "local_values")
-        names += ("relative_bias", "attention_scale", "gate_bias")
-        arrays = _floats(
-            queries, local_keys, local_values, relative_bias, attention_scale, gate_bias
-        )
+        inputs = {
+            "queries": queries,
+            "local_keys": local_keys,
+            "local_values": local_values,
+            "relative_bias": relative_bias,
+            "attention_scale": attention_scale,
+            "gate_bias": gate_bias,
+        }
+        arrays = dict(zip(inputs, _floats(*inputs.values()), strict=True))
         found = _layer_gradients(
-            (dict(zip(names, arrays, strict=True)), state.memory.keys),
+            (arrays, state.memory.keys),
             state,
             *_floats(cotangent),
             _ints(num_cached),
@@ -182,6 +187,7 @@ def _ints(array: np.ndarray) -> jax.Array:
 
 _reset = jax.jit(memory.reset, donate_argnums=0)
 _insert = jax.jit(memory.insert, donate_argnums=0)
+_first_not_finite = jax.jit(search.first_not_finite)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -109,7 +109,7 @@ class ModelMethods:
             num_tokens=_ints(num_tokens),
             num_targets=_ints(num_targets),
         )
-        (nats, predicted, _), gradients = _loss_and_gradients(
+        (nats, predicted, *_), gradients = _loss_and_gradients(
             model_state.params, model_state.state, segments, model_state.config
         )
         # Training takes the mean over predicted tokens; the suite asks for the sum.
@@ -247,8 +247,13 @@ def _token_files(documents: Sequence[np.ndarray], vocab_size: int) -> TokenFiles
 def _state_of(settings: Mapping[str, Any]) -> MemoryState | ModelState:
     """Returns an empty state of the saved sizes."""
     if "config" not in settings:
-        sizes = [settings[n] for n in ("batch", "memory_size", "num_heads", "head_dim")]
-        empty = memory.empty(*sizes, settings["memory_dtype"])
+        empty = memory.empty(
+            settings["batch"],
+            settings["memory_size"],
+            settings["num_heads"],
+            settings["head_dim"],
+            settings["memory_dtype"],
+        )
         return MemoryState(empty, settings["top_k"])
     config = model_from_json(settings["config"])
     params = parameters.init(config, jax.random.key(0))

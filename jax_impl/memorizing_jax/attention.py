@@ -81,6 +81,12 @@ def local_attention(
     (LOC-4, QKN-3). A query that sees nothing reads zeros (LOC-6). `mask` is that
     of `local_mask`.
     """
+    # What no query sees may hold anything, even a NaN of an earlier document: a
+    # weight of 0 would keep it alive, here or in the gradient (LOC-3).
+    seen_by_any = mask.any(axis=1)[:, :, None, None]
+    local_keys, local_values = (
+        jnp.where(seen_by_any, x, 0) for x in (local_keys, local_values)
+    )
     # b: batch, q: query, k: local key, h: head, d: head_dim
     score = jnp.einsum(
         "bqhd,bkhd->bhqk", queries, local_keys, preferred_element_type=jnp.float32

@@ -122,10 +122,11 @@ def expected_recall(
     lost = 0.0
     for size, count in ((small, num_buckets - num_large), (small + 1, num_large)):
         for r in range(winners_per_bucket + 1, min(top_k, size) + 1):
-            if size - r <= num_valid - top_k:
-                ways = math.comb(top_k, r) * math.comb(num_valid - top_k, size - r)
-                chance = ways / math.comb(num_valid, size)
-                lost += count * (r - winners_per_bucket) * chance
+            # C(size, r) and not C(top_k, r): the same number, but of integers that
+            # stay short when the memory is large.
+            ways = math.comb(size, r) * math.comb(num_valid - size, top_k - r)
+            chance = ways / math.comb(num_valid, top_k)
+            lost += count * (r - winners_per_bucket) * chance
     return 1.0 - lost / top_k
 
 

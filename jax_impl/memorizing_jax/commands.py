@@ -83,6 +83,8 @@ class Evaluate:
     """How neighbors are found; as trained if left out."""
     recall_target: float | None = None
     """Share of the true neighbors aimed at; as trained if left out."""
+    checked: bool = False
+    """Refuse keys and queries that are not finite (KNN-3); slower."""
     batch: int = 8
     """Documents read side by side."""
     documents: int | None = None
@@ -106,7 +108,7 @@ class Evaluate:
         trained = _trained(self.run_folder, self.parameters, self.step)
         token_files = open_split(self.data, self.split)
         parameter_files.check_tokenizer(trained, token_files.tokenizer, self.data)
-        changes = _given(self, "top_k", "search", "recall_target")
+        changes = _given(self, "top_k", "search", "recall_target", "checked")
         sizes = self.memory_size or (trained.model.memory_size,)
         measured = evaluation_report.measure(
             trained.parameters,

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from memorizing_data.row_reader import RowReader, SegmentBatch
 from memorizing_data.token_files import TokenFiles
-from memorizing_jax import input_pipeline, loss, model
+from memorizing_jax import input_pipeline, loss, model, search
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
 from memorizing_jax.parameters import Parameters
-from memorizing_jax.train_step import Segments
+from memorizing_jax.train_step import NotFinite, Segments
 
 _FIRST_BIN = 256
 
@@ -110,7 +110,8 @@ def evaluate(
       The loss of every token, document by document.
 
     Raises:
-      InputError: the documents hold no token to predict, or the vocabularies differ.
+      InputError: the documents hold no token to predict, the vocabularies differ, or
+        checked search met what is not finite (KNN-3).
     """
     if config.vocab_size != token_files.vocab_size:
         raise InputError(
@@ -158,10 +159,13 @@ def _read(
 ) -> None:
     """Fills `nats` with the loss of every target that `reader` yields."""
     state = model.init_state(config, batch)
-    waiting: collections.deque[tuple[SegmentBatch, jax.Array]] = collections.deque()
+    waiting: collections.deque[tuple[SegmentBatch, jax.Array, NotFinite]]
+    waiting = collections.deque()
 
     def store() -> None:
-        segment, losses = waiting.popleft()
+        segment, losses, not_finite = waiting.popleft()
+        for layer, found in not_finite.items():
+            search.raise_if_not_finite(found, layer)
         of_row = np.asarray(losses)
         for row in np.flatnonzero(segment.num_targets):
             first, count = segment.position[row], segment.num_targets[row]
@@ -171,8 +175,10 @@ def _read(
             on_progress(int(segment.num_tokens.sum()))
 
     for segment in reader:
-        losses, state = _step(params, state, input_pipeline.to_device(segment), config)
-        waiting.append((segment, losses))
+        losses, state, not_finite = _step(
+            params, state, input_pipeline.to_device(segment), config
+        )
+        waiting.append((segment, losses, not_finite))
         # Fetched a step late: the device is busy with the next one meanwhile.
         if len(waiting) > 1:
             store()
@@ -183,8 +189,8 @@ def _read(
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def _step(
     params: Parameters, state: model.State, segments: Segments, config: ModelConfig
-) -> tuple[jax.Array, model.State]:
-    logits, state, _ = model.forward(
+) -> tuple[jax.Array, model.State, NotFinite]:
+    logits, state, retrieved = model.forward(
         params,
         state,
         segments.tokens,
@@ -192,7 +198,8 @@ def _step(
         segments.num_tokens,
         config,
     )
-    return loss.per_token(logits, segments.targets), state
+    not_finite = {layer: found.not_finite for layer, found in retrieved.items()}
+    return loss.per_token(logits, segments.targets), state, not_finite
 
 
 def _shortened(token_files: TokenFiles, max_tokens: int | None) -> TokenFiles:

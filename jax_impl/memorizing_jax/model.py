@@ -45,10 +45,12 @@ class Retrieved(NamedTuple):
     Attributes:
       slots: neighbors, best first, -1 where there is none.
       weights: what each contributed to `V_m`.
+      not_finite: what checked search refuses (KNN-3); None unless `config.checked`.
     """
 
     slots: Int[Array, "batch num_heads segment_length top_k"]
     weights: Float[Array, "batch num_heads segment_length top_k"]
+    not_finite: search.NotFinite | None
 
 
 def init_state(config: ModelConfig, batch: int) -> State:
@@ -187,7 +189,8 @@ def retrieve(
         output, weights = attention.memory_attention(
             queries, memory, slots, layer["attention_scale"]
         )
-    return output, Retrieved(slots, weights)
+    bad = search.first_not_finite(queries, memory) if config.checked else None
+    return output, Retrieved(slots, weights, bad)
 
 
 def project(

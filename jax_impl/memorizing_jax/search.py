@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from memorizing_jax import bucketed_search, exact_search
@@ -76,25 +75,66 @@ def find(
     )
 
 
-def require_finite(queries: np.ndarray, memory: Memory) -> None:
-    """Refuses queries and retrievable keys with an infinity or a NaN (KNN-3).
+class FirstBad(NamedTuple):
+    """The first element of an array that is not finite.
 
-    It brings both to the host, so it is for debugging and for tests.
+    Attributes:
+      index: row, position or slot, head, dimension; -1 throughout if there is none.
+      value: the element.
+    """
+
+    index: Int[Array, " 4"]
+    value: Float[Array, ""]
+
+
+class NotFinite(NamedTuple):
+    """What a search cannot work with (KNN-3)."""
+
+    queries: FirstBad
+    keys: FirstBad
+
+
+def first_not_finite(
+    queries: Float[Array, "batch segment_length num_heads head_dim"], memory: Memory
+) -> NotFinite:
+    """Looks for an infinity or a NaN in queries and valid keys (KNN-3).
+
+    What a reset hid is not looked at. Scores need no look in a model: those of
+    normalized vectors cannot overflow. To be jitted; `raise_if_not_finite` takes the
+    answer.
+    """
+    slot = jnp.arange(memory.memory_size, dtype=jnp.int32)
+    valid = slot[None, None, :, None] < memory.num_valid[:, None, None, None]
+    keys = jnp.where(valid, memory.keys, 0)
+    return NotFinite(_first_bad(queries), _first_bad(keys.swapaxes(1, 2)))
+
+
+def _first_bad(array: Float[Array, "rows places heads dims"]) -> FirstBad:
+    bad, index = ~jnp.isfinite(array), []
+    # Axis by axis: a flat index into a large memory would not fit an int32.
+    while bad.ndim:
+        index.append(bad.any(axis=tuple(range(1, bad.ndim))).argmax())
+        bad = bad[index[-1]]
+    return FirstBad(jnp.where(bad, jnp.stack(index), -1), array[tuple(index)])
+
+
+def raise_if_not_finite(found: NotFinite | None, layer: int | None = None) -> None:
+    """Refuses what `first_not_finite` found; waits for the device.
 
     Args:
-      queries: [batch, segment_length, num_heads, head_dim].
-      memory: its valid slots are looked at; what a reset hid is not.
+      found: None where nobody looked.
+      layer: the memory layer, for the message.
 
     Raises:
-      InputError: names the array and the index of its first bad element, keys as
-        [batch, slot, num_heads, head_dim].
+      InputError: names the array, the layer and the index of the first bad element.
     """
-    keys = np.asarray(memory.keys, np.float32).swapaxes(1, 2)
-    slot, num_valid = np.arange(memory.memory_size), np.asarray(memory.num_valid)
-    valid = slot[None, :] < num_valid[:, None]
-    keys = np.where(valid[:, :, None, None], keys, 0.0)
-    for name, array in (("queries", np.asarray(queries, np.float32)), ("keys", keys)):
-        bad = np.argwhere(~np.isfinite(array))
-        if bad.size:
-            index = tuple(int(i) for i in bad[0])
-            raise InputError(f"{name}[{index}] is {array[index]}, must be finite")
+    if found is None:
+        return
+    where = "" if layer is None else f" of memory layer {layer}"
+    for name, bad in jax.device_get(found)._asdict().items():
+        if bad.index[0] >= 0:
+            index = tuple(bad.index.tolist())
+            raise InputError(
+                f"{name}[{index}]{where} is {bad.value}, must be finite; the index is "
+                f"row, {'slot' if name == 'keys' else 'position'}, head, dimension"
+            )

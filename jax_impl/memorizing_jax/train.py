@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from memorizing_data.row_reader import RowReader
 from memorizing_data.token_files import TokenFiles, open_split
-from memorizing_jax import parameter_files, parameters, train_step
+from memorizing_jax import parameter_files, parameters, search, train_step
 from memorizing_jax.checkpoint import Checkpoints
 from memorizing_jax.evaluate import evaluate
 from memorizing_jax.input_pipeline import read_ahead
@@ -54,8 +54,8 @@ def train(
       The signal that ended it, or None if all steps are done.
 
     Raises:
-      InputError: the settings, the run's folder or the parameters do not fit, or
-        the loss is no longer finite.
+      InputError: the settings, the run's folder or the parameters do not fit, the
+        loss is no longer finite, or checked search met what is not (KNN-3).
       TokenFileError: the data set is missing or damaged.
       OSError: a file cannot be written.
     """
@@ -111,6 +111,8 @@ def _loop(
         while step < config.steps and interruption.received is None:
             read = next(reads)
             run, measured = train_step.train_step_jit(run, read.segments, config)
+            for layer, found in measured.not_finite.items():
+                search.raise_if_not_finite(found, layer)
             step, position = step + 1, read.position
             log.add(step, measured, read.num_tokens)
             if validation is not None and step % config.evaluation_interval == 0:

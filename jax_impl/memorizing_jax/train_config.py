@@ -109,7 +109,12 @@ _AT_LEAST_ONE: Final = (
     "checkpoints_kept",
 )
 # Settings that leave the losses of the steps already taken as they were.
-_MAY_CHANGE: Final = ("steps", "checkpoint_interval", "checkpoints_kept")
+_MAY_CHANGE: Final = (
+    "steps",
+    "checkpoint_interval",
+    "checkpoints_kept",
+    "model.checked",
+)
 
 
 def tiny() -> TrainConfig:

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from memorizing_jax import loss, model, optimizer, parameters
+from memorizing_jax import loss, model, optimizer, parameters, search
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
+
+# By memory layer; None unless the model's search is checked (KNN-3).
+NotFinite = dict[int, search.NotFinite | None]
 
 
 @jax.tree_util.register_dataclass
@@ -63,6 +66,7 @@ class Metrics:
       gradient_norm: []; of all gradients together, before clipping.
       learning_rate: [].
       gates: by memory layer, [num_heads]; 1 reads the memory alone (GATE-3).
+      not_finite: by memory layer, what checked search refuses (KNN-3).
     """
 
     nats: jax.Array
@@ -70,6 +74,7 @@ class Metrics:
     gradient_norm: jax.Array
     learning_rate: jax.Array
     gates: dict[int, jax.Array]
+    not_finite: NotFinite
 
 
 def init(config: TrainConfig, given: Parameters | None = None) -> Run:
@@ -87,7 +92,7 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
 
 def loss_and_gradients(
     params: Parameters, state: model.State, segments: Segments, config: ModelConfig
-) -> tuple[tuple[jax.Array, jax.Array, model.State], Parameters]:
+) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite], Parameters]:
     """Returns the loss of one segment of every row, and its gradients.
 
     The gradients are those of the mean over all predicted tokens. No gradient
@@ -100,13 +105,14 @@ def loss_and_gradients(
       config: the model's sizes.
 
     Returns:
-      Total nats, number of predicted tokens and the next state; and the gradients.
+      Total nats, number of predicted tokens, the next state and what checked search
+      refuses; and the gradients.
     """
 
     def mean(
         params: Parameters,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, model.State]]:
-        logits, new_state, _ = model.forward(
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, model.State, NotFinite]]:
+        logits, new_state, retrieved = model.forward(
             params,
             state,
             segments.tokens,
@@ -116,7 +122,8 @@ def loss_and_gradients(
         )
         nats, predicted = loss.total(logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
-        return nats / count, (nats, predicted, new_state)
+        bad = {layer: found.not_finite for layer, found in retrieved.items()}
+        return nats / count, (nats, predicted, new_state, bad)
 
     (_, measured), gradients = jax.value_and_grad(mean, has_aux=True)(params)
     return measured, gradients
@@ -129,7 +136,7 @@ def train_step(
     measured, gradients = loss_and_gradients(
         run.parameters, run.model, segments, config.model
     )
-    nats, predicted, new_state = measured
+    nats, predicted, new_state, not_finite = measured
     updated, optimizer_state = optimizer.update(
         config.optimizer, gradients, run.optimizer, run.parameters
     )
@@ -142,6 +149,7 @@ def train_step(
             layer: jax.nn.sigmoid(run.parameters[f"layers.{layer}.gate_bias"])
             for layer in config.model.memory_layers
         },
+        not_finite=not_finite,
     )
     new_run = Run(
         parameters=updated,

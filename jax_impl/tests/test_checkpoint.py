@@ -45,6 +45,8 @@ def test_everything_comes_back(saved, small):
         np.testing.assert_array_equal(a, b)
 
 
+# What tensorstore's threads were doing when the reading failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_every_altered_or_shortened_number_is_noticed(saved, small, tmp_path):
     checkpoints, _ = saved
     like = jax.eval_shape(lambda: train_step.init(small))

@@ -18,7 +18,7 @@ from memorizing_jax.__main__ import main
 SETTINGS = (
     "--preset=tiny",
     "--batch=3",
-    "--steps=60",
+    "--steps=40",
     "--segment-length=8",
     "--memory-size=19",
     "--search=exact",
@@ -54,8 +54,8 @@ def never_stopped(dataset, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "whole"
     assert train(dataset, output) == 0
     lines, parameters = outcome(output)
-    assert [line["step"] for line in lines if "loss" in line] == [*range(4, 61, 4)]
-    assert len([line for line in lines if "validation_loss" in line]) == 10
+    assert [line["step"] for line in lines if "loss" in line] == [*range(4, 41, 4)]
+    assert len([line for line in lines if "validation_loss" in line]) == 6
     return lines, parameters
 
 
@@ -71,7 +71,7 @@ def test_killed_at_random_moments(dataset, tmp_path, never_stopped):
     """SIGKILL, wherever it falls: in a step, a checkpoint or a line of metrics."""
     output, moments = tmp_path / "run", random.Random(1)
     reached = []
-    for checkpoint in (10, 30):
+    for checkpoint in (5, 20):
         process = started(dataset, output)
         while process.poll() is None and latest(output) < checkpoint:
             time.sleep(0.002)
@@ -80,7 +80,7 @@ def test_killed_at_random_moments(dataset, tmp_path, never_stopped):
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "it ended before the kill"
         reached.append(latest(output))
-    assert reached[0] < reached[1] < 60
+    assert reached[0] < reached[1] < 40
     assert train(dataset, output, "--resume") == 0
     assert_equal(outcome(output), never_stopped)
 
@@ -103,7 +103,7 @@ def test_asked_to_stop(dataset, tmp_path, never_stopped):
     _, said = process.communicate()
     assert process.returncode == 0, said
     assert b"stopped by SIGTERM after a checkpoint; go on with" in said
-    assert 10 <= latest(output) < 60
+    assert 10 <= latest(output) < 40
     assert train(dataset, output, "--resume") == 0
     assert_equal(outcome(output), never_stopped)
 

@@ -39,7 +39,7 @@ def segments(dataset, small):
 
 
 def test_loss_is_that_of_the_forward_pass(small, run, segments):
-    (nats, predicted, _), _ = loss_and_gradients(
+    (nats, predicted, *_), _ = loss_and_gradients(
         run.parameters, run.model, segments, small.model
     )
     logits, _, _ = forward(
@@ -63,7 +63,7 @@ def test_loss_is_that_of_the_forward_pass(small, run, segments):
 def test_gradient_is_that_of_the_mean(small, run, segments):
 
     def mean(parameters):
-        (nats, predicted, _), _ = loss_and_gradients(
+        (nats, predicted, *_), _ = loss_and_gradients(
             parameters, run.model, segments, small.model
         )
         return float(nats) / int(predicted)

@@ -1,4 +1,4 @@
-"""Reset, insert, search, save and restore in any order, beside a plain Python list.
+"""Everything together, and in any order beside a plain Python list.
 
 The list holds all pairs of a row since its last reset. What a search must find
 follows from it in four lines.
@@ -9,7 +9,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,7 +18,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from memorizing_conformance.strategies import Sizes, grid_array
+from memorizing_conformance import worlds
+from memorizing_conformance.comparison import assert_equal
+from memorizing_conformance.reference_adapter import ReferenceImplementation
+from memorizing_conformance.strategies import WRAPPING, Sizes, grid_array, streams
 
 pytestmark = [pytest.mark.level("search"), pytest.mark.needs("exact_search")]
 
@@ -88,8 +91,17 @@ def best_slots(pairs, query):
     return slots + [-1] * (SIZES.top_k - len(slots))
 
 
-@pytest.mark.rule("MEM-1")
-@pytest.mark.rule("KNN-1")
+@pytest.mark.rule("ORD-1")
+@given(stream=streams(WRAPPING, resets=True, uneven=True))
+def test_a_stream_with_everything(implementation, stream):
+    """Wraps, resets and padding together, against the reference."""
+    found = worlds.search_stream(implementation, stream)
+    expected = worlds.search_stream(ReferenceImplementation(), stream)
+    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert_equal(one, other, f"segment {step}: slots")
+
+
+@pytest.mark.rule("ORD-1")
 def test_any_order_of_calls(implementation):
     with tempfile.TemporaryDirectory() as directory:
 

@@ -262,6 +262,16 @@ def test_a_reset_touches_its_row_alone(implementation, pattern, seed):
 
 @pytest.mark.rule("MEM-5")
 @pytest.mark.needs(BEST, "attention")
+@given(stream=strategies.streams(WRAPPING, kinds=("grid",), resets=True))
+def test_resets_leave_what_the_reference_leaves(implementation, stream):
+    found = worlds.attend_stream(implementation, stream, ONE)
+    expected = worlds.attend_stream(ReferenceImplementation(), stream, ONE)
+    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert_equal(one, other, f"segment {step}: memory_output")
+
+
+@pytest.mark.rule("MEM-5")
+@pytest.mark.needs(BEST, "attention")
 @given(stream=strategies.streams(WRAPPING, kinds=("grid",)))
 def test_rows_do_not_disturb_each_other(implementation, stream):
     """Emptying row 1 before every segment leaves what row 0 reads alone."""
@@ -304,12 +314,22 @@ def test_an_idle_row_is_unchanged(implementation):
 @pytest.mark.rule("MEM-6")
 @pytest.mark.rule("SEG-4")
 @pytest.mark.needs(BEST, "attention")
-@given(stream=strategies.streams(WRAPPING, kinds=("grid",)))
+@given(stream=strategies.streams(WRAPPING, kinds=("grid",), uneven=True))
 def test_what_padding_holds_does_not_matter(implementation, stream):
     clean = worlds.attend_stream(implementation, stream, ONE)
     dirty = worlds.attend_stream(implementation, stream, ONE, padding=1000.0)
     for one, other in zip(clean, dirty, strict=True):
         assert_equal(other, one, "memory_output")
+
+
+@pytest.mark.rule("MEM-6")
+@pytest.mark.needs(BEST, "attention")
+@given(stream=strategies.streams(WRAPPING, kinds=("grid",), uneven=True))
+def test_rows_of_unequal_length(implementation, stream):
+    found = worlds.attend_stream(implementation, stream, ONE)
+    expected = worlds.attend_stream(ReferenceImplementation(), stream, ONE)
+    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert_equal(one, other, f"segment {step}: memory_output")
 
 
 @pytest.mark.rule("MEM-10")

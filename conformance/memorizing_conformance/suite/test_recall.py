@@ -48,6 +48,7 @@ def measure(implementation, kind, seed):
 
 
 @pytest.mark.rule("ANN-2")
+@pytest.mark.needs("bucketed_search or approximate_search")
 @pytest.mark.parametrize("kind", ["random", "clustered"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_recall_reaches_its_target(implementation, kind, seed):
