@@ -59,8 +59,8 @@ def read(path: pathlib.Path, tests: Sequence[str]) -> list[Known]:
         entry = Known(**table)
         if not any(entry.matches(name) for name in tests):
             raise UsageError(
-                f"{path} lists {entry.test!r}, and no test has that name; correct it or "
-                "take it out"
+                f"{path} lists {entry.test!r}, and no test has that name; correct it "
+                "or take it out"
             )
         known.append(entry)
     return known

@@ -214,13 +214,12 @@ def rules_of(item: pytest.Item) -> tuple[str, ...]:
 
 def _example(error: BaseException) -> str:
     """Returns the inputs of a failing example, as hypothesis noted them."""
-    for note in getattr(error, "__notes__", []):
-        lines = [line.strip() for line in note.splitlines()]
-        # "Failing test case: name(" and its arguments, or the steps of a machine.
-        if lines[0].startswith(("Falsifying example", "Failing test case")):
-            inputs = [line for line in lines[1:] if not line.startswith(_NO_INPUT)]
-            return " ".join(inputs)
-    return ""
+    notes = "\n".join(getattr(error, "__notes__", []))
+    lines = [line.strip() for line in notes.splitlines()]
+    # "Failing test case: name(" and its arguments, or the steps of a machine.
+    if not lines or not lines[0].startswith(("Falsifying example", "Failing test")):
+        return ""
+    return " ".join(line for line in lines[1:] if not line.startswith(_NO_INPUT))
 
 
 _NO_INPUT = ("implementation=", "state = ", "state.teardown", ")")

@@ -32,9 +32,9 @@ def train_on(name: str, tokens: Path, output: Path, steps: int, quiet: bool) -> 
     start = parameter_files.load(checkpoint)
     config = TrainConfig(
         model=start.model,
-        # Where the checkpoint's own schedule ended.
+        # The checkpoint's own schedule ended at 2e-4, with sixteen times the rows.
         optimizer=OptimizerConfig(
-            optimizer="adamw", learning_rate=2e-4, warmup_steps=20, weight_decay=0.1
+            optimizer="adamw", learning_rate=3e-5, warmup_steps=20, weight_decay=0.1
         ),
         batch=8,
         steps=steps,

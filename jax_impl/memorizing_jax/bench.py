@@ -7,6 +7,7 @@ medians are compared, and the spread is shown.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -39,6 +40,8 @@ STEP = ModelConfig(
     recall_target=0.98,
 )
 BATCH = 2
+# Memory sizes to search, and queries of each row and head: about equal products.
+SEARCHES = ((8192, 512), (65536, 128))
 
 Timed = dict[str, Callable[[], Any]]
 
@@ -70,12 +73,13 @@ def training_step(config: ModelConfig) -> Callable[[], Any]:
     def mean_loss(params: Any, state: model.State) -> tuple[jax.Array, model.State]:
         logits, state, _ = model.forward(params, state, tokens, start, full, config)
         nats, count = loss.total(logits, tokens, full)
-        return nats / count, state
+        return nats / count.astype(nats.dtype), state
 
     gradient = jax.value_and_grad(mean_loss, has_aux=True)
     step = jax.jit(gradient, donate_argnums=1)
     # Filled with real pairs: a search over unwritten slots would find nothing.
-    for _ in range(config.memory_size // config.segment_length if params else 0):
+    segments = config.memory_size // config.segment_length if config.remembers else 0
+    for _ in range(segments):
         (_, state), _ = step(params, state)
     held = [state]
 
@@ -130,6 +134,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}, must be 1 or more")
 
     device = (
         f"{jax.devices()[0].device_kind}, {platform.machine()}, JAX {jax.__version__}"
@@ -139,14 +145,15 @@ def main() -> None:
         STEP.recall_target, STEP.memory_size, STEP.top_k
     )
     print(f"{device}; bucketed: {buckets[0]} buckets, {buckets[1]} winners each")
-    print(f"recall@{STEP.top_k} at 8192 slots: {measured_recall(8192):.4f}\n")
+    recall = measured_recall(STEP.memory_size)
+    print(f"recall@{STEP.top_k} at {STEP.memory_size} slots: {recall:.4f}\n")
 
     steps = {
         "no memory": training_step(STEP.replace(memory_layers=())),
         f"memory {STEP.memory_size}": training_step(STEP),
     }
     tables = {"training step": (steps, "no memory")}
-    for size, queries in ((8192, 512), (65536, 128)):
+    for size, queries in SEARCHES:
         title = f"search of {size} slots by {BATCH * STEP.num_heads * queries} queries"
         tables[title] = (search_against_product(size, queries), "product")
     for title, (runs, base) in tables.items():
@@ -155,7 +162,9 @@ def main() -> None:
         print_table(title, seconds, base)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+        new = args.output.with_name(args.output.name + ".new")
+        new.write_text(json.dumps(report, indent=1) + "\n")
+        os.replace(new, args.output)
 
 
 def print_table(title: str, seconds: dict[str, list[float]], base: str) -> None:

@@ -34,7 +34,7 @@ class Checkpoints:
 
     Args:
       directory: where they lie, one folder per step.
-      kept: how many of the newest stay; all if left out.
+      kept: how many of the newest stay; left out by those who only read.
     """
 
     def __init__(self, directory: Path, kept: int | None = None):

@@ -142,7 +142,7 @@ def plot(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         raise InputError(
             "--plot needs matplotlib; pip install 'memorizing-transformers[plot]'"
         ) from None
-    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     labels = [_label(line) for line in lines]
     left.plot(labels, [line["perplexity"] for line in lines], marker="o")
@@ -155,7 +155,7 @@ def plot(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         right.plot(middle, losses, marker="o", label=label)
     right.set(xlabel="position in the document (tokens)", ylabel="nats per token")
     right.set_xscale("log", base=2)
-    right.legend()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
     new = path.with_name(path.name + ".new")
     figure.savefig(new, format=path.suffix.removeprefix(".") or "png", dpi=150)
     os.replace(new, path)

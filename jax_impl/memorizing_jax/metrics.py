@@ -1,5 +1,6 @@
 """Metrics: a progress bar for people, and JSON lines that a resumed run continues."""
 
+import errno
 import json
 import math
 import os
@@ -21,8 +22,8 @@ from memorizing_jax.train_step import Metrics
 class Log:
     """Gathers what the steps measured, and writes a line for every few of them.
 
-    A line is written when its steps are done, without waiting for them: `add` looks
-    at a step's numbers when `log_interval` later steps are queued.
+    A line is written when the step after its last is queued, so that the device is
+    never idle while the host waits for numbers.
 
     Args:
       path: file of the lines. Those after `step` are dropped.
@@ -49,7 +50,7 @@ class Log:
         new = path.with_name(path.name + ".new")
         new.write_bytes(b"".join(kept))
         os.replace(new, path)
-        self._file = path.open("a", encoding="ascii")
+        self._path, self._file = path, path.open("ab", buffering=0)
         self._interval = config.log_interval
         self._pending: list[dict[str, Any] | tuple[int, Metrics]] = [*pending]
         self._num_tokens, self._since = 0, time.monotonic()
@@ -98,20 +99,28 @@ class Log:
         return [step for step in self._pending if isinstance(step, dict)]
 
     def write(self, line: dict[str, Any]) -> None:
-        """Writes one line, and hands it to the system at once."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Writes one line, and hands it to the system at once.
+
+        Raises:
+          OSError: there is no room for it.
+        """
+        content = json.dumps(line).encode() + b"\n"
+        try:
+            complete = self._file.write(content) == len(content)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+        if not complete:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def _fetch(self, count: int) -> None:
-        for i, entry in enumerate(self._pending[:count]):
+        for i, entry in enumerate(jax.device_get(self._pending[:count])):
             if isinstance(entry, dict):
                 continue
-            step, measured = entry
-            fetched = _to_json(step, jax.device_get(measured))
+            fetched = _to_json(*entry)
             if not math.isfinite(fetched["nats"] + fetched["gradient_norm"]):
                 raise InputError(
-                    f"loss or gradients of step {step} are not finite; begin again "
-                    "with a lower --learning-rate or a longer --warmup-steps"
+                    f"loss or gradients of step {fetched['step']} are not finite; "
+                    "begin again with a lower --learning-rate or longer --warmup-steps"
                 )
             self._pending[i] = fetched
 

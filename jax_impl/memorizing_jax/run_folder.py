@@ -46,13 +46,19 @@ class RunFolder:
         return self.path / "parameters.safetensors"
 
     def open(
-        self, config: TrainConfig, token_files: TokenFiles, *, resume: bool
+        self,
+        config: TrainConfig,
+        token_files: TokenFiles,
+        initial: str | None,
+        *,
+        resume: bool,
     ) -> bool:
         """Makes the folder ready for a run, or for its continuation.
 
         Args:
           config: settings of the run.
           token_files: its training split.
+          initial: SHA-256 of the file of parameters it starts from, if any.
           resume: whether the run may have begun here.
 
         Returns:
@@ -70,7 +76,7 @@ class RunFolder:
                 "choose another --output"
             )
         if begun:
-            self._check_same(config, token_files)
+            self._check_same(config, token_files, initial)
         elif self.path.is_dir() and {p.name for p in self.path.iterdir()} - {_NEW}:
             raise InputError(
                 f"{self.path} holds files, but no run to continue; choose an --output "
@@ -78,19 +84,26 @@ class RunFolder:
             )
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.write(config, token_files)
+            self._write(
+                {
+                    "version": _VERSION,
+                    "settings": train_config.to_json(config),
+                    "data": token_files.fingerprint,
+                    "tokenizer": token_files.tokenizer,
+                    "initial": initial,
+                }
+            )
         return begun
 
-    def write(self, config: TrainConfig, token_files: TokenFiles) -> None:
-        """Writes the settings, under another name first."""
-        settings = {
-            "version": _VERSION,
-            "settings": train_config.to_json(config),
-            "data": token_files.fingerprint,
-            "tokenizer": token_files.tokenizer,
-        }
+    def update(self, config: TrainConfig) -> None:
+        """Notes the settings of a continued run, which may have more steps."""
+        _, saved = self.read()
+        self._write(saved | {"settings": train_config.to_json(config)})
+
+    def _write(self, content: dict[str, Any]) -> None:
+        """Writes `config.json`, under another name first."""
         new = self.path / _NEW
-        new.write_text(json.dumps(settings, indent=1) + "\n", encoding="ascii")
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
         os.replace(new, self.config)
 
     def read(self) -> tuple[TrainConfig, dict[str, Any]]:
@@ -114,14 +127,34 @@ class RunFolder:
                 f"{self.config} does not say version {_VERSION}, the one this program "
                 "reads"
             )
-        return train_config.from_json(saved.get("settings") or {}), saved
+        if missing := {"settings", "data", "tokenizer", "initial"} - set(saved):
+            raise InputError(f"{self.config} lacks {min(missing)!r}; was it altered?")
+        return train_config.from_json(saved["settings"]), saved
 
-    def _check_same(self, config: TrainConfig, token_files: TokenFiles) -> None:
+    def _check_same(
+        self, config: TrainConfig, token_files: TokenFiles, initial: str | None
+    ) -> None:
         saved_config, saved = self.read()
         train_config.check_same_run(saved_config, config)
         if saved["data"] != token_files.fingerprint:
             raise InputError(
                 f"the run in {self.path} reads the data set with fingerprint "
-                f"{saved['data'][:12]}..., and {token_files.directory} has "
-                f"{token_files.fingerprint[:12]}...; continue with the same --data"
+                f"{_short(saved['data'])}, and {token_files.directory} has "
+                f"{_short(token_files.fingerprint)}; continue with the same --data"
             )
+        # Needed once more if there is no checkpoint yet, so it must be the same.
+        if saved["initial"] != initial and (initial or not self.has_checkpoint()):
+            raise InputError(
+                f"the run in {self.path} started from parameters with SHA-256 "
+                f"{_short(saved['initial'])}, and --parameters has {_short(initial)}; "
+                "continue with the same file"
+            )
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a step to continue from."""
+        folder = self.checkpoints
+        return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def _short(sha256: str | None) -> str:
+    return "none" if sha256 is None else f"{sha256[:12]}..."

@@ -79,11 +79,11 @@ class FirstBad(NamedTuple):
     """The first element of an array that is not finite.
 
     Attributes:
-      index: row, position or slot, head, dimension; -1 throughout if there is none.
+      place: row, position or slot, head, dimension; -1 throughout if there is none.
       value: the element.
     """
 
-    index: Int[Array, " 4"]
+    place: Int[Array, " 4"]
     value: Float[Array, ""]
 
 
@@ -110,12 +110,12 @@ def first_not_finite(
 
 
 def _first_bad(array: Float[Array, "rows places heads dims"]) -> FirstBad:
-    bad, index = ~jnp.isfinite(array), []
+    bad, place = ~jnp.isfinite(array), []
     # Axis by axis: a flat index into a large memory would not fit an int32.
     while bad.ndim:
-        index.append(bad.any(axis=tuple(range(1, bad.ndim))).argmax())
-        bad = bad[index[-1]]
-    return FirstBad(jnp.where(bad, jnp.stack(index), -1), array[tuple(index)])
+        place.append(bad.any(axis=tuple(range(1, bad.ndim))).argmax())
+        bad = bad[place[-1]]
+    return FirstBad(jnp.where(bad, jnp.stack(place), -1), array[tuple(place)])
 
 
 def raise_if_not_finite(found: NotFinite | None, layer: int | None = None) -> None:
@@ -132,9 +132,9 @@ def raise_if_not_finite(found: NotFinite | None, layer: int | None = None) -> No
         return
     where = "" if layer is None else f" of memory layer {layer}"
     for name, bad in jax.device_get(found)._asdict().items():
-        if bad.index[0] >= 0:
-            index = tuple(bad.index.tolist())
+        if bad.place[0] >= 0:
+            second = "slot" if name == "keys" else "position"
             raise InputError(
-                f"{name}[{index}]{where} is {bad.value}, must be finite; the index is "
-                f"row, {'slot' if name == 'keys' else 'position'}, head, dimension"
+                f"{name}[{tuple(bad.place.tolist())}]{where} is {bad.value}, must be "
+                f"finite; the index is row, {second}, head, dimension"
             )

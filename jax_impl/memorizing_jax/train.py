@@ -5,6 +5,7 @@ when the steps after them are already queued.
 """
 
 import functools
+import hashlib
 import signal
 import sys
 from pathlib import Path
@@ -62,9 +63,12 @@ def train(
     token_files = open_split(data, "train")
     validation = open_split(data, "validation") if config.evaluation_interval else None
     config = config.with_vocabulary(token_files.vocab_size)
-    given = None if initial is None else _given(initial, config, token_files)
+    given, sha256 = None, None
+    if initial is not None:
+        given = _given(initial, config, token_files)
+        sha256 = hashlib.sha256(initial.read_bytes()).hexdigest()
     folder = RunFolder(output)
-    begun = folder.open(config, token_files, resume=resume)
+    begun = folder.open(config, token_files, sha256, resume=resume)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoints_kept)
     reader = RowReader(
         token_files,
@@ -75,7 +79,7 @@ def train(
     )
     try:
         run, pending = _first(config, checkpoints, reader, step, given)
-        folder.write(config, token_files)  # A continued run may have more steps.
+        folder.update(config)
         if resume and not quiet:
             where = f"continuing from step {run.step}" if begun else "nothing yet"
             print(f"memorizing_jax: {where} in {output}", file=sys.stderr)
@@ -123,7 +127,7 @@ def _loop(
                 saved = step
         if saved < step:
             save()
-        return run, interruption.received
+        return run, interruption.received if step < config.steps else None
 
 
 def _first(
@@ -137,8 +141,8 @@ def _first(
     begin = functools.partial(train_step.init, config)
     if checkpoints.steps() or step is not None:
         run, record = checkpoints.restore(step, like=jax.eval_shape(begin))
-        checkpoints.drop_after(int(run.step))
         reader.restore(record["position"])
+        checkpoints.drop_after(int(run.step))
         return run, record["pending"]
     return jax.jit(begin)(given=given), []
 

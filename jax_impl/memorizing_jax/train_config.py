@@ -145,30 +145,36 @@ def tiny() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """A small model that learns to retrieve: hours on two cores, minutes on a GPU."""
+    """The demo's checkpoint: two million parameters, six minutes on an H100."""
     return TrainConfig(
         model=ModelConfig(
             num_layers=4,
-            model_dim=256,
+            model_dim=192,
             num_heads=4,
-            head_dim=64,
-            mlp_dim=1024,
+            head_dim=48,
+            mlp_dim=640,
             memory_layers=(2,),
             segment_length=128,
             local_window=128,
-            cache_length=0,
+            cache_length=128,
             memory_size=8192,
             top_k=32,
+            attention_scale_init=8.0,
         ),
         optimizer=OptimizerConfig(
             optimizer="adamw",
             learning_rate=2e-3,
+            warmup_steps=500,
             schedule="cosine",
-            decay_steps=20_000,
+            decay_steps=24_000,
             weight_decay=0.1,
         ),
-        batch=32,
-        steps=20_000,
+        batch=128,
+        steps=24_000,
+        log_interval=100,
+        evaluation_interval=4000,
+        evaluation_tokens=1_048_576,
+        checkpoint_interval=24_000,
     )
 
 

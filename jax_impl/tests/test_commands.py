@@ -69,7 +69,16 @@ def test_a_run_goes_on_from_given_parameters(dataset, tmp_path, capsys):
     none = tmp_path / "without"
     assert main(train(dataset, none, "--steps=1", "--memory-layers")) == 0
     file = f"--parameters={none / 'parameters.safetensors'}"
-    assert main(train(dataset, tmp_path / "with", "--steps=1", file)) == 0
+    start = train(dataset, tmp_path / "with", "--steps=1", file)
+    assert main(start) == 0
+    # Needed no more once there is a checkpoint, but another file is another run.
+    assert main([*train(dataset, tmp_path / "with", "--steps=2"), "--resume"]) == 0
+    other = f"--parameters={tmp_path / 'with' / 'parameters.safetensors'}"
+    said = refused(capsys, *train(dataset, tmp_path / "with", other, "--resume"))
+    assert "; continue with the same file" in said
+    shutil.rmtree(tmp_path / "with" / "checkpoints")  # As if killed before the first.
+    said = refused(capsys, *train(dataset, tmp_path / "with", "--resume"))
+    assert "and --parameters has none; continue with the same file" in said
     said = refused(capsys, *train(dataset, tmp_path / "x", file, "--model-dim=16"))
     assert "parameter embedding has shape (256, 32), expected (256, 16)" in said
 

@@ -24,6 +24,7 @@ def sizes(**changes):
         num_heads=2,
         head_dim=5,
         mlp_dim=17,
+        memory_layers=(),
         segment_length=6,
         top_k=3,
         search="exact",

@@ -1,6 +1,7 @@
 """Lines of metrics: their means, and which of them a resumed run keeps."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -18,6 +19,7 @@ def measured(nats, num_predicted=2):
         gradient_norm=jnp.float32(nats / 2),
         learning_rate=jnp.float32(0.5),
         gates={1: jnp.array([0.25, 0.5])},
+        not_finite={},
     )
 
 
@@ -79,6 +81,14 @@ def test_refuses_a_file_that_is_something_else(tmp_path, small):
     with pytest.raises(InputError, match="line that is not a JSON object with a step"):
         log_of(path, small)
     assert path.read_text() == "dear diary\n"
+
+
+def test_a_full_disk_is_named(tmp_path, small):
+    with log_of(tmp_path / "lines", small) as log:
+        log._file.close()
+        log._file = Path("/dev/full").open("ab", buffering=0)
+        with pytest.raises(OSError, match=r"No space left on device: '.*lines'"):
+            log.write({"step": 1})
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, small):
