@@ -104,7 +104,7 @@ def main() -> int:
         arrays = export(trained, files)
         new = args.output.with_name(args.output.name + ".new")
         with new.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         os.replace(new, args.output)
     except (InputError, TokenFileError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -91,7 +91,7 @@ def check(options: argparse.Namespace) -> int:
             raise UsageError(f"cannot write {path}: there must be a folder to hold it")
     known = []
     if options.known_failures is not None:
-        known = known_failures.read(options.known_failures, runner.test_names())
+        known = known_failures.read(options.known_failures, list(runner.marks()))
     implementation = load(options.implementation)
     results = runner.run(
         implementation,

@@ -9,12 +9,16 @@ import sys
 
 import numpy as np
 
-from memorizing_conformance import reference_model, vectors
+from memorizing_conformance import models, reference_model, vectors
 from memorizing_conformance.cases import CASES
 from memorizing_conformance.cases.case import Case
 from memorizing_conformance.handlers import HANDLERS
 from memorizing_conformance.implementation import Arrays
-from memorizing_conformance.reference_adapter import BucketedReference, Oracle
+from memorizing_conformance.reference_adapter import (
+    BucketedReference,
+    Oracle,
+    ReferenceImplementation,
+)
 
 
 class BucketedOracle(BucketedReference):
@@ -37,15 +41,21 @@ def expected_of(case: Case) -> Arrays:
     Raises:
       ValueError: if the reference computes something else than the hand did.
     """
-    oracle = Oracle()
+    oracle: ReferenceImplementation = Oracle()
     if "bucketing" in case.settings:
         oracle = BucketedOracle(*case.settings["bucketing"])
     try:
-        results = HANDLERS[case.handler](oracle, case.settings, case.arrays)
+        with models.watching_the_gap() as gaps:
+            results = HANDLERS[case.handler](oracle, case.settings, case.arrays)
     except ValueError as error:
         if not is_refusal(error, case.settings.get("refused")):
             raise
         return {}
+    if case.handler in ("model", "decode") and min(gaps) < models.MIN_GAP:
+        raise ValueError(
+            f"{case.handler}/{case.name}: two neighbors score within {min(gaps):.0e}, "
+            "which float32 may order either way; take another seed"
+        )
     if case.handler == "parameters":
         return {}  # Its shapes stand in case.json.
     for name, by_hand in case.by_hand.items():

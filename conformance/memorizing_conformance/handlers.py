@@ -26,9 +26,12 @@ NEEDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-def needs(handler: str, settings: Settings) -> list[str]:
-    """Returns the features that a case needs."""
+def needs(content: Mapping[str, Any]) -> list[str]:
+    """Returns the features that a case needs, by its case.json."""
+    handler, settings = content["handler"], content["settings"]
     found = list(NEEDS[handler][1])
+    if "memory_output" in content["by_hand"]:
+        found.append("attention")
     if handler == "memory":
         search = "bucketed_search" if "bucketing" in settings else "exact_search"
         found.append(search)

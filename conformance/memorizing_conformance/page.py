@@ -52,10 +52,10 @@ def as_html(report: Report) -> str:
 
 
 def _row(rule: RuleReport) -> str:
-    remark = html.escape(f" ({'; '.join(rule.skipped)})" if rule.skipped else "")
+
     return (
         f"<tr><td><code>{rule.rule}</code></td><td>{html.escape(rule.says)}</td>"
-        f'<td><span class="{rule.status}">{rule.status}</span>{remark}</td></tr>'
+        f'<td><span class="{rule.status}">{html.escape(rule.outcome)}</span></td></tr>'
     )
 
 

@@ -24,7 +24,7 @@ class RuleReport:
         "untested" if there was none.
       passed: how many of its tests passed.
       failed: the results of those that did not.
-      skipped: why tests were skipped, each reason once.
+      skipped: why tests were skipped, each feature that was lacking once.
     """
 
     rule: str
@@ -33,6 +33,12 @@ class RuleReport:
     passed: int
     failed: tuple[Result, ...]
     skipped: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        """The status, and what it is without."""
+        without = ", ".join(self.skipped)
+        return f"{self.status} (without {without})" if without else self.status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +82,14 @@ def make(name: str, rerun: str, results: Sequence[Result]) -> Report:
 def _of_rule(rule: str, results: Sequence[Result]) -> RuleReport:
     own = [result for result in results if rule in result.rules]
     failed = tuple(result for result in own if result.outcome == "failed")
-    skipped = sorted({r.message for r in own if r.outcome == "skipped"})
+    skipped = sorted(
+        {
+            feature
+            for result in own
+            if result.outcome == "skipped"
+            for feature in result.message.removeprefix("lacks ").split(", ")
+        }
+    )
     passed = sum(result.outcome == "passed" for result in own)
     status: Status
     if any(not result.reason for result in failed):
@@ -95,8 +108,7 @@ def table(report: Report) -> str:
     lines = []
     for rule in report.rules:
         if rule.status != "untested":
-            remark = f" ({'; '.join(rule.skipped)})" if rule.skipped else ""
-            lines.append(f"{rule.rule:8}{rule.says:72}{rule.status}{remark}")
+            lines.append(f"{rule.rule:8}{rule.says:72}{rule.outcome}")
     return "\n".join(lines)
 
 

@@ -98,18 +98,19 @@ def run(implementation: Any, options: Options) -> list[Result]:
     return plugin.results
 
 
-def test_names() -> list[str]:
-    """Returns the names of all tests of the suite."""
-    names: list[str] = []
+def marks() -> dict[str, tuple[tuple[str, ...], str]]:
+    """Returns the rules and the level of every test, by its name."""
+    found: dict[str, tuple[tuple[str, ...], str]] = {}
 
     class Collector:
         def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-            names.extend(name_of(item) for item in items)
+            for item in items:
+                found[name_of(item)] = rules_of(item), level_of(item)
             items.clear()
 
     with tempfile.TemporaryDirectory() as directory:
         pytest.main(_arguments(directory, Options()), plugins=[Collector()])
-    return names
+    return found
 
 
 def _arguments(directory: str, options: Options) -> list[str]:
@@ -146,6 +147,10 @@ class Plugin:
         for mark in ("rule(id)", "needs(*features)", "level(name)"):
             config.addinivalue_line("markers", f"{mark}: see memorizing_conformance")
 
+    def pytest_internalerror(self, excrepr: Any) -> None:
+        """Remembers what went wrong with pytest itself, or with this plugin."""
+        self.problem = str(excrepr)
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Remembers why a file of the suite could not be read."""
         if report.failed:
@@ -176,9 +181,7 @@ class Plugin:
         """Keeps the worst outcome of a test's three phases."""
         report = yield
         if call.when == "setup":
-            level = item.get_closest_marker("level")
-            assert level is not None, f"{item.nodeid} has no level"
-            self.results.append(Result(name_of(item), level.args[0], rules_of(item)))
+            self.results.append(Result(name_of(item), level_of(item), rules_of(item)))
         result = self.results[-1]
         if report.skipped:
             result.outcome = "skipped"
@@ -204,6 +207,13 @@ class Plugin:
 def name_of(item: pytest.Item) -> str:
     """Returns a test's file and name, with its parameters."""
     return f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+
+
+def level_of(item: pytest.Item) -> str:
+    """Returns the level that a test belongs to."""
+    mark = item.get_closest_marker("level")
+    assert mark is not None, f"{item.nodeid} has no level"
+    return str(mark.args[0])
 
 
 def rules_of(item: pytest.Item) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ def count_on(
 ) -> Any:
     """Returns the memory after more segments with keys from `first_key` up."""
     for length in lengths:
-        keys = np.arange(first_key, first_key + segment_length, dtype=np.float32)
-        keys = keys.reshape(1, segment_length, 1, 1)
+        numbers = np.arange(first_key, first_key + segment_length, dtype=np.float32)
+        keys = numbers.reshape(1, segment_length, 1, 1)
         state = implementation.insert(state, keys, keys, np.array([length]))
         first_key += length
     return state

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Float, Int
 
@@ -61,7 +62,8 @@ def _scores(
     The product is taken at the highest precision, of values as stored, so that
     scores are float32 also where float32 products default to less (MEM-10).
     """
-    dtype = jnp.promote_types(queries.dtype, keys.dtype)
+    # NumPy's rule: JAX has none for mixed types where promotion is strict.
+    dtype = np.promote_types(queries.dtype, keys.dtype)
     # b: batch, h: head, q: query, s: slot, d: head_dim
     score = jnp.einsum(
         "bhqd,bhsd->bhqs",

@@ -161,7 +161,7 @@ def _kernel(
 
     shape = (query_tile, bucket_tile)
     nobody = jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32)
-    num_whole = num_valid // num_buckets
+    num_whole = jax.lax.div(num_valid, num_buckets)
     winners = jax.lax.fori_loop(
         0,
         num_whole,
@@ -170,7 +170,7 @@ def _kernel(
     )
     winners = jax.lax.fori_loop(
         num_whole,
-        (num_valid + num_buckets - 1) // num_buckets,
+        jax.lax.div(num_valid + num_buckets - 1, num_buckets),
         functools.partial(step, partly_valid=True),
         winners,
     )
@@ -181,3 +181,89 @@ def _kernel(
         score = jnp.where(score == 0.0, 0.0, score)
         triton.store(score_ref.at[:, columns], score, mask=in_segment)
         triton.store(slot_ref.at[:, columns], slot, mask=in_segment)
+
+
+def best_survivors(
+    score: Float[Array, "batch num_heads segment_length survivors"],
+    slot: Int[Array, "batch num_heads segment_length survivors"],
+    top_k: int,
+    *,
+    interpret: bool = False,
+) -> tuple[
+    Float[Array, "batch num_heads segment_length top_k"],
+    Int[Array, "batch num_heads segment_length top_k"],
+]:
+    """Selects the best `top_k`, best first, ties to the lower slot (KNN-1).
+
+    It takes the best, `top_k` times over. A sort would order all survivors, and
+    XLA's top-k, whose ties go by place, would need its result sorted again.
+    """
+    num_survivors = score.shape[-1]
+    width = pl.next_power_of_2(num_survivors)
+    # One warp a program: its threads find a maximum without a barrier.
+    tile = max(1, 1024 // width)
+    num_queries = score.size // num_survivors
+    padded_top_k = pl.next_power_of_2(top_k)
+    survivors = pl.BlockSpec((tile, width), lambda query: (query, 0))
+    chosen = pl.BlockSpec((tile, padded_top_k), lambda query: (query, 0))
+    best_score, best_slot = pl.pallas_call(
+        functools.partial(
+            _select_kernel,
+            num_queries=num_queries,
+            num_survivors=num_survivors,
+            top_k=top_k,
+        ),
+        grid=(pl.cdiv(num_queries, tile),),
+        in_specs=[survivors, survivors],
+        out_specs=[chosen, chosen],
+        out_shape=[
+            jax.ShapeDtypeStruct((num_queries, top_k), jnp.float32),
+            jax.ShapeDtypeStruct((num_queries, top_k), jnp.int32),
+        ],
+        compiler_params=triton.CompilerParams(num_warps=1),
+        interpret=interpret,
+        name="best_survivors",
+    )(score.reshape(-1, num_survivors), slot.reshape(-1, num_survivors))
+    shape = (*score.shape[:-1], top_k)
+    return best_score.reshape(shape), best_slot.reshape(shape)
+
+
+def _select_kernel(  # type: ignore[no-untyped-def]
+    score_ref,
+    slot_ref,
+    best_score_ref,
+    best_slot_ref,
+    *,
+    num_queries,
+    num_survivors,
+    top_k,
+):
+    """Selects for one tile of queries."""
+    tile, width = score_ref.shape
+    padded_top_k = best_score_ref.shape[1]
+    query = pl.program_id(0) * tile + jnp.arange(tile, dtype=jnp.int32)
+    real = query[:, None] < num_queries
+    rank = jnp.arange(padded_top_k, dtype=jnp.int32)[None, :]
+    mask = real & (jnp.arange(width, dtype=jnp.int32)[None, :] < num_survivors)
+    slot = triton.load(slot_ref, mask=mask, other=-1)
+
+    def step(i, carry):  # type: ignore[no-untyped-def]
+        score, best_score, best_slot = carry
+        best = jnp.max(score, axis=1, keepdims=True)
+        ties = jnp.where(score == best, slot, jnp.iinfo(jnp.int32).max)
+        first = jnp.min(ties, axis=1, keepdims=True)
+        return (
+            jnp.where(slot == first, -jnp.inf, score),
+            jnp.where(rank == i, best, best_score),
+            jnp.where(rank == i, first, best_slot),
+        )
+
+    carry = (
+        triton.load(score_ref, mask=mask, other=-jnp.inf),
+        jnp.full((tile, padded_top_k), -jnp.inf),
+        jnp.full((tile, padded_top_k), -1, jnp.int32),
+    )
+    _, best_score, best_slot = jax.lax.fori_loop(0, top_k, step, carry)
+    wanted = real & (rank < top_k)
+    triton.store(best_score_ref, best_score, mask=wanted)
+    triton.store(best_slot_ref, best_slot, mask=wanted)

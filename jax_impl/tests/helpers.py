@@ -48,12 +48,13 @@ def holding(keys, num_written, dtype="float32"):
 
 def draw_parameters(config, seed=0):
     """Draws parameters far from their initial values, so that each one matters."""
-    drawn = parameters.init(config, jax.random.key(seed))
-    keys = jax.random.split(jax.random.key(seed + 1), len(drawn))
-    return {
-        name: value + 0.3 * jax.random.normal(key, value.shape)
-        for key, (name, value) in zip(keys, drawn.items(), strict=True)
-    }
+    rng = np.random.default_rng(seed)
+    params = {}
+    for name, shape in parameters.shapes(config).items():
+        middle = 1.0 if name.endswith(("_gain", "_scale")) else 0.0
+        drawn = middle + 0.4 * rng.standard_normal(shape)
+        params[name] = jnp.asarray(drawn, jnp.float32)
+    return params
 
 
 def draw_tokens(config, num_segments, batch, seed=0):

@@ -84,9 +84,10 @@ def test_refuses_a_file_that_is_something_else(tmp_path, small):
 
 
 def test_a_full_disk_is_named(tmp_path, small):
+    full = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
     with log_of(tmp_path / "lines", small) as log:
         log._file.close()
-        log._file = Path("/dev/full").open("ab", buffering=0)
+        log._file = full
         with pytest.raises(OSError, match=r"No space left on device: '.*lines'"):
             log.write({"step": 1})
 

@@ -1,5 +1,6 @@
 """A run that was stopped, or killed at any moment, ends as one that never was."""
 
+import gc
 import json
 import os
 import random
@@ -118,6 +119,9 @@ def test_continued_from_an_earlier_checkpoint(dataset, tmp_path, never_stopped):
     for path in (output / "checkpoints" / "25" / "state").rglob("d/*"):
         path.write_bytes(b"")
     assert train(dataset, output, "--resume") == 2
+    # Now, and not inside the parser: Python 3.11 cannot report what threads left
+    # behind (as pytest does) while it builds a syntax tree (as tyro does).
+    gc.collect()
     assert train(dataset, output, "--resume", "--step=20") == 0
     assert_equal(outcome(output), never_stopped)
 

@@ -1,6 +1,7 @@
 """Cases of the whole model, over a stream of segments and token by token."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def stream(
     parameters = prepare(models.draw_parameters(config, seed))
     arrays = stacked(models.cut(config, documents))
     arrays |= {f"parameters.{name}": array for name, array in parameters.items()}
-    settings = {"config": config}
+    settings: dict[str, Any] = {"config": config}
     if replace_before is not None:
         settings["replace_before"] = replace_before
         other = prepare(models.draw_parameters(config, seed + 1000))

@@ -12,14 +12,14 @@ from memorizing_conformance.handlers import HANDLERS, NEEDS, needs
 def parameters():
     """Every case, marked with its rules, its level and what it needs."""
     for vector in vectors.read_all():
-        handler, settings = vector.content["handler"], vector.content["settings"]
+        handler = vector.content["handler"]
         marks = [pytest.mark.rule(rule) for rule in reversed(vector.content["rules"])]
         marks += [pytest.mark.level(NEEDS[handler][0])]
-        marks += [pytest.mark.needs(*needs(handler, settings))]
+        marks += [pytest.mark.needs(*needs(vector.content))]
         yield pytest.param(vector, id=vector.name, marks=marks)
 
 
-@pytest.mark.parametrize("vector", parameters())
+@pytest.mark.parametrize("vector", list(parameters()))
 def test_vector(implementation, vector):
     content, settings = vector.content, vector.content["settings"]
     if "bucketing" in settings:
@@ -33,10 +33,8 @@ def test_vector(implementation, vector):
 
     if "refused" in settings:
         refused = settings["refused"]
-        index = r"\D+".join(str(i) for i in refused["index"])
-        with pytest.raises(
-            ValueError, match=re.escape(refused["array"]) + r"\D+" + index
-        ):
+        words = [re.escape(refused["array"]), *map(str, refused["index"])]
+        with pytest.raises(ValueError, match=r"\D+".join(words)):
             replay()
         return
     found = replay()

@@ -29,9 +29,9 @@ MUTANTS = [
         "an empty memory reads ones",
         "GATE-2",
         _LOGITS,
-        _LOGITS
-        + "\n    values = np.where((slots != NO_SLOT).any(-1)[..., None, None], "
-        "values, 1)\n    weights = weights + ~(slots != NO_SLOT).any(-1, keepdims=True)",
+        _LOGITS + "\n    nothing = (slots == NO_SLOT).all(-1, keepdims=True)\n"
+        "    values = np.where(nothing[..., None], 1, values)\n"
+        "    weights = weights + nothing",
     ),
     _attention(
         "NaN times zero",
@@ -46,7 +46,8 @@ MUTANTS = [
         "keys = memory.keys[row, slot, head]\n"
         "    valid = np.arange(memory.memory_size) < memory.num_valid[:, None]\n"
         "    same = (\n"
-        "        np.moveaxis(memory.keys, 1, 2)[:, None, :, None] == keys[..., None, :]\n"
+        "        np.moveaxis(memory.keys, 1, 2)[:, None, :, None]\n"
+        "        == keys[..., None, :]\n"
         "    ).all(-1) & valid[:, None, None, None]\n"
         '    values = np.einsum("bqhns,bshd->bqhnd", same, memory.values)\n'
         "    values = values / np.maximum(same.sum(-1), 1)[..., None]",

@@ -67,7 +67,7 @@ MUTANTS = [
         "rows share the cache length of the first",
         "LOC-3",
         _PRESENT,
-        "present = (column >= cache_length - num_cached[0]) & (num_cached[:, None] >= 0)",
+        "num_cached = np.full_like(num_cached, num_cached[0])\n    " + _PRESENT,
     ),
     _attention(
         "the bias is not scaled",

@@ -7,6 +7,9 @@ def _model(name: str, breaks: str, old: str, new: str) -> Mutant:
     return Mutant(name, breaks, "model", old, new)
 
 
+_REPLACE = (
+    "return dataclasses.replace(model_state, parameters=self._cast_all(parameters))"
+)
 _RESET = "memory = memories.reset(state.memories[i], start_of_document)"
 _ATTEND = "update, keys, values = attention_layer(layer, normed, cache, memory, config)"
 _INSERT = "new_memories[i] = memories.insert(memory, keys, values, num_tokens)"
@@ -121,7 +124,7 @@ MUTANTS = [
         "new parameters empty the memory",
         "MEM-7",
         "reference_adapter",
-        "return dataclasses.replace(model_state, parameters=self._cast_all(parameters))",
+        _REPLACE,
         "empty = reference_model.model.init_state(model_state.config, 2, self.dtype)\n"
         "        return dataclasses.replace(\n"
         "            model_state, parameters=self._cast_all(parameters), state=empty\n"
@@ -131,7 +134,7 @@ MUTANTS = [
         "new parameters rescale what was stored",
         "MEM-7",
         "reference_adapter",
-        "return dataclasses.replace(model_state, parameters=self._cast_all(parameters))",
+        _REPLACE,
         "memories = {}\n"
         "        for i, stored in model_state.state.memories.items():\n"
         '            name = f"layers.{i}.value_kernel"\n'

@@ -42,7 +42,8 @@ MUTANTS = [
         "ties go to the higher slot",
         "KNN-1",
         _BEST,
-        'best_first = np.argsort(score, axis=-1, kind="stable")[..., ::-1][..., :top_k]',
+        'best_first = np.argsort(score, axis=-1, kind="stable")\n'
+        "    best_first = best_first[..., ::-1][..., :top_k]",
     ),
     _search(
         "slots come in their own order",
@@ -94,15 +95,13 @@ MUTANTS = [
         "heads search with the mean of their queries",
         "KNN-1",
         _SCORE,
-        "queries = np.broadcast_to(queries.mean(axis=2, keepdims=True), queries.shape)\n"
-        "    " + _SCORE,
+        "queries = 0 * queries + queries.mean(axis=2, keepdims=True)\n    " + _SCORE,
     ),
     _search(
         "the last neighbor is never found",
         "KNN-1",
         _FOUND,
-        "best_first[..., -1] = memory.memory_size if top_k > 1 else best_first[..., -1]\n"
-        "    " + _FOUND,
+        "best_first[..., max(1, top_k - 1) :] = memory.memory_size\n    " + _FOUND,
     ),
     _search(
         "the tail repeats slot 0",
@@ -198,6 +197,41 @@ MUTANTS = [
         "an approximate list is not in order",
         "ANN-1",
         "    missing = [",
-        "    best_first, found = best_first[..., ::-1], found[..., ::-1]\n    missing = [",
+        "    best_first = best_first[..., ::-1]\n"
+        "    found = found[..., ::-1]\n"
+        "    missing = [",
+    ),
+    _bucketed(
+        "a slot is found twice",
+        "ANN-1",
+        "    missing = [",
+        "    best_first[..., 1:2] = best_first[..., :1]\n"
+        "    found[..., 1:2] = found[..., :1]\n"
+        "    missing = [",
+    ),
+    _bucketed(
+        "half of the buckets are never searched",
+        "ANN-2",
+        "for bucket in range(min(num_buckets, memory.memory_size)):",
+        "for bucket in range(0, min(num_buckets, memory.memory_size), 2):",
+    ),
+    _bucketed(
+        "newest slots are not searched yet",
+        "ANN-2",
+        "    score = search.scores(queries, memory)\n    survives",
+        "    score = search.scores(queries, memory)\n"
+        "    score[..., memory.memory_size // 2 :] = -np.inf\n    survives",
+    ),
+    _bucketed(
+        "a quarter of the buckets will do",
+        "BKT-2",
+        "    return num_buckets, winners\n",
+        "    return max(1, num_buckets // 4), winners\n",
+    ),
+    _bucketed(
+        "the recall formula forgets collisions of three",
+        "BKT-2",
+        "for r in range(winners_per_bucket + 1, min(top_k, size) + 1):",
+        "for r in range(winners_per_bucket + 1, min(top_k, size, 2) + 1):",
     ),
 ]

@@ -145,7 +145,8 @@ MUTANTS = [
         "    logits, state = model.forward(\n"
         "        parameters, model_state.state, tokens, starts, position + 1, config\n"
         "    )\n"
-        "    return logits[row, position], dataclasses.replace(model_state, state=state)\n"
+        "    model_state = dataclasses.replace(model_state, state=state)\n"
+        "    return logits[row, position], model_state\n"
         "    complete = position + 1 == length",
     ),
     _decoding(
