@@ -22,7 +22,7 @@ export JAX_PLATFORMS ?= cpu
 
 .PHONY: help
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 .PHONY: setup
 setup: $(READY)  ## Install into .venv, as the lock says; PYTHON=python3.13 picks another
@@ -73,6 +73,29 @@ unit: $(READY)  ## Unit tests of all four folders
 conformance: $(READY)  ## Check IMPLEMENTATIONS (module:class …) against the rules
 	set -e; for implementation in $(IMPLEMENTATIONS); do \
 	    $(PY) -m memorizing_conformance --implementation $$implementation; done
+
+# PyTorch is large, so its examples have an environment of their own, outside the lock.
+# Where pip finds a build for CUDA first, add the index of those for CPUs:
+# make conformance-torch TORCH_OPTIONS='--extra-index-url URL'. The published package
+# asks for faiss-gpu, so it comes without what it asks for.
+TORCH := .cache/torch-venv
+TORCH_OPTIONS ?=
+TORCH_PY := $(CURDIR)/$(TORCH)/bin/python
+
+$(TORCH)/.installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(TORCH)
+	"$(TORCH_PY)" -m pip install --editable '.[conformance,torch]' torch==2.13.0 \
+	    faiss-cpu==1.15.1 einops==0.8.2 einops-exts==0.0.4 joblib==1.6.0 $(TORCH_OPTIONS)
+	"$(TORCH_PY)" -m pip install --no-deps memorizing-transformers-pytorch==0.4.1
+	touch $@
+
+.PHONY: conformance-torch
+conformance-torch: $(TORCH)/.installed  ## Check the PyTorch examples, which need a large download
+	cd conformance/examples && "$(TORCH_PY)" -m memorizing_conformance \
+	    --implementation torch_model_adapter:TorchModel
+	cd conformance/examples && for class in PublishedPackage MemoryAlone; do \
+	    "$(TORCH_PY)" -m memorizing_conformance \
+	    --implementation published_adapter:$$class || test $$? -eq 1 || exit 2; done
 
 .PHONY: fuzz
 fuzz: export HYPOTHESIS_PROFILE := fuzz

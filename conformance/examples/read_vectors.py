@@ -26,8 +26,7 @@ def read_arrays(path):
 def slots_of(sizes, arrays):
     """Replays a case of one row, head and dimension."""
     (steps, _, length, _, _), keys = arrays["keys"]
-    size, top_k = sizes["memory_size"], sizes["top_k"]
-    pairs, slots = [], []
+    size, top_k, pairs, slots = sizes["memory_size"], sizes["top_k"], [], []
     for step in range(steps):
         pairs = [] if arrays["start_of_document"][1][step] else pairs
         newest = list(enumerate(pairs))[-size:]

@@ -13,8 +13,8 @@ import tyro
 from memorizing_data.token_files import TokenFileError
 from memorizing_jax.commands import Command, Evaluate, Generate, Train
 from memorizing_jax.errors import InputError
+from memorizing_jax.presets import PRESETS
 from memorizing_jax.run_folder import RunFolder
-from memorizing_jax.train_config import PRESETS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

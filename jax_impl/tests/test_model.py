@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import SMALL, draw_parameters, draw_tokens, read
 
-from memorizing_jax import attention, model, parameters, train_config
+from memorizing_jax import attention, model, parameters, presets
 
 BATCH = 3
 # Two compilations of the same sums, in float32.
@@ -267,7 +267,7 @@ def test_gradient_reaches_what_reads_the_memory(params, stream):
 @pytest.mark.rule("MOD-6")
 def test_the_papers_model_has_the_papers_size():
     """Shapes only: it has 200 million parameters, and no array is made."""
-    config = dataclasses.replace(train_config.base(), batch=2).with_vocabulary(32_000)
+    config = dataclasses.replace(presets.base(), batch=2).with_vocabulary(32_000)
     sizes = config.model
     params = jax.eval_shape(lambda: parameters.init(sizes, jax.random.key(0)))
     per_layer = 4 * 1024 * 1024 + 2 * 1024 * 4096 + 2 * 1024 + 8 + 8 * 32

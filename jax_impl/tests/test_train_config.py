@@ -5,21 +5,21 @@ import json
 
 import pytest
 
-from memorizing_jax import train_config
+from memorizing_jax import presets, train_config
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
 from memorizing_jax.train_config import OptimizerConfig, TrainConfig
 
 
-@pytest.mark.parametrize("preset", train_config.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_presets_survive_json(preset):
-    config = train_config.PRESETS[preset]()
+    config = presets.PRESETS[preset]()
     text = json.dumps(train_config.to_json(config))
     assert train_config.from_json(json.loads(text)) == config
 
 
 def test_base_is_the_model_of_the_paper():
-    config = train_config.base()
+    config = presets.base()
     model = config.model
     assert (model.num_layers, model.model_dim, model.mlp_dim) == (12, 1024, 4096)
     assert (model.num_heads, model.head_dim, model.memory_layers) == (8, 128, (8,))
@@ -55,7 +55,7 @@ def test_a_continued_run_may_be_longer_and_nothing_else(small):
 
 @pytest.mark.parametrize("damage", [{}, {"model": {"layers": 3}}, {"unknown": 1}])
 def test_refuses_settings_it_did_not_write(damage):
-    settings = train_config.to_json(train_config.tiny()) | damage if damage else {}
+    settings = train_config.to_json(presets.tiny()) | damage if damage else {}
     with pytest.raises(InputError, match="saved settings are not those"):
         train_config.from_json(settings)
 
