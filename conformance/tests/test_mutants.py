@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mutants import MUTANTS
+from mutants.mutant import Mutant
 
 from memorizing_conformance import runner
 from memorizing_conformance.reference_adapter import (

@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memorizing_jax import bench_keys, bench_peers, memory, search
-from memorizing_jax.bench_report import round_robin
+from memorizing_jax.bench_report import Row, round_robin, rows_of
 from memorizing_jax.config import SearchEngine
 
 TOP_K = 32
@@ -21,8 +20,6 @@ RECALL_TARGET = 0.95
 HEADS = 2
 # At most so many scores per run, or a round takes minutes at a million keys.
 MOST_SCORES = 2**26
-
-Rows = list[dict[str, Any]]
 
 
 def measure(
@@ -32,7 +29,7 @@ def measure(
     head_dim: int,
     rounds: int,
     quiet: bool,
-) -> Rows:
+) -> list[Row]:
     """Returns one row per search: seconds, ratio to the plain product, recall."""
     num_queries = max(32, min(512, MOST_SCORES // (HEADS * memory_size)))
     keys, queries = draw(memory_size, num_queries, HEADS, head_dim)
@@ -43,24 +40,16 @@ def measure(
     for name, build in bench_peers.available(TOP_K).items():
         runs[name] = functools.partial(build(keys), queries)
     seconds = round_robin(runs, rounds, quiet)
-    product = statistics.median(seconds["product"])
-    rows = []
-    for name, times in seconds.items():
-        recall = None if name == "product" else _recall(runs[name](), true)
-        rows.append(
-            {
-                "search": name,
-                "keys": kind,
-                "memory_size": memory_size,
-                "head_dim": keys.shape[-1],
-                "queries": num_queries * keys.shape[1],
-                "seconds": statistics.median(times),
-                "least": min(times),
-                "most": max(times),
-                "ratio": statistics.median(times) / product,
-                "recall": recall,
-            }
-        )
+    common = {
+        "keys": kind,
+        "memory_size": memory_size,
+        "head_dim": keys.shape[-1],
+        "queries": num_queries * keys.shape[1],
+    }
+    rows = rows_of(seconds, "product", **common)
+    for row in rows:
+        name = row["name"]
+        row["recall"] = None if name == "product" else _recall(runs[name](), true)
     return rows
 
 

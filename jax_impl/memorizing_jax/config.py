@@ -54,7 +54,7 @@ class ModelConfig:
     """Share of the true neighbors that bucketed and approx_max_k aim at."""
     checked: bool = False
     """Refuse keys and queries that are not finite, as the reference does (KNN-3); costs
-    a pass over the memory, and a wait for the device, per segment."""
+    a pass over the memory, a copy of it and a wait for the device per segment."""
 
     def __post_init__(self) -> None:
         """Refuses settings that no model can have.

@@ -128,15 +128,18 @@ def decode_step(
         caches=tuple(new_caches),
         memories=tuple(new_memories),
     )
-    return model.logits_of(params, x)[:, 0], _complete(new_state, config)
+    return model.logits_of(params, x)[:, 0], _complete(new_state, x, config)
 
 
-def _complete(state: DecodeState, config: ModelConfig) -> DecodeState:
-    """Moves the pairs of complete segments into the memory (ORD-1)."""
+def _complete(state: DecodeState, read: jax.Array, config: ModelConfig) -> DecodeState:
+    """Moves the pairs of complete segments into the memory (ORD-1).
+
+    `read` is what the step made of what it read there; see `memory.wait_for`.
+    """
     complete = state.position == config.segment_length
     # A row whose segment goes on inserts nothing yet. Cheaper than a branch, which
     # would copy the memory.
-    count = jnp.where(complete, config.segment_length, 0)
+    count = memories.wait_for(jnp.where(complete, config.segment_length, 0), read)
     few = jnp.minimum(state.num_visible, config.cache_length)
     return DecodeState(
         position=jnp.where(complete, 0, state.position),

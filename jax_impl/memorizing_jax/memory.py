@@ -67,8 +67,10 @@ def insert(
     """Appends a segment, overwriting the oldest pairs (MEM-1, MEM-2, MEM-6).
 
     Its cost does not depend on `memory_size`. Where the caller donates the
-    memory, the slots are written in place. Gradients stop here (MEM-8), and
-    rounding to the stored dtype is to nearest even (MEM-10).
+    memory, the slots are written in place; if it also reads it, see `wait_for`.
+    (Not bfloat16 on a CPU: there XLA widens the whole memory to scatter into it.)
+    Gradients stop here (MEM-8), and rounding to the stored dtype is to nearest
+    even (MEM-10).
     """
     batch, segment_length = keys.shape[:2]
     position = jnp.arange(segment_length, dtype=jnp.int32)[None, :]
@@ -90,6 +92,22 @@ def insert(
         values=write(memory.values, values),
         num_written=memory.num_written + num_tokens,
     )
+
+
+def wait_for(
+    num_tokens: Int[Array, " batch"],
+    read: Float[Array, "batch segment_length model_dim"],
+) -> Int[Array, " batch"]:
+    """Returns `num_tokens`, for XLA to believe that they depend on `read`.
+
+    What a segment reads from the memory must be read before its own pairs are
+    written there (ORD-1). XLA knows no order but that of the data; where it sees
+    none, it saves the memory from being overwritten by a copy of all of it. (It has
+    forgotten any `optimization_barrier` when it decides on copies.)
+    """
+    total = jax.lax.stop_gradient(read).sum(axis=(1, 2))
+    impossible = (total < 0) & (total > 0)
+    return num_tokens + impossible.astype(num_tokens.dtype)
 
 
 def gather(

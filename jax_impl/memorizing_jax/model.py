@@ -126,7 +126,8 @@ def forward(
         if cache is not None:
             new_caches.append(caches.append(cache, keys, values, num_tokens))
         if memory is not None and found is not None:
-            new_memories.append(memories.insert(memory, keys, values, num_tokens))
+            counts = memories.wait_for(num_tokens, update)
+            new_memories.append(memories.insert(memory, keys, values, counts))
             retrieved[i] = found
 
     new_state = State(

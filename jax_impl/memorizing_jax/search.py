@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from memorizing_jax import bucketed_search, exact_search
 from memorizing_jax.config import SearchEngine
@@ -104,18 +104,25 @@ def first_not_finite(
     answer.
     """
     slot = jnp.arange(memory.memory_size, dtype=jnp.int32)
-    valid = slot[None, None, :, None] < memory.num_valid[:, None, None, None]
-    keys = jnp.where(valid, memory.keys, 0)
-    return NotFinite(_first_bad(queries), _first_bad(keys.swapaxes(1, 2)))
+    valid = slot[None, :] < memory.num_valid[:, None]
+    everywhere = jnp.ones(queries.shape[:2], bool)
+    keys = memory.keys.swapaxes(1, 2)
+    return NotFinite(_first_bad(queries, everywhere), _first_bad(keys, valid))
 
 
-def _first_bad(array: Float[Array, "rows places heads dims"]) -> FirstBad:
-    bad, place = ~jnp.isfinite(array), []
-    # Axis by axis: a flat index into a large memory would not fit an int32.
-    while bad.ndim:
-        place.append(bad.any(axis=tuple(range(1, bad.ndim))).argmax())
-        bad = bad[place[-1]]
-    return FirstBad(jnp.where(bad, jnp.stack(place), -1), array[tuple(place)])
+def _first_bad(
+    array: Float[Array, "rows places heads dims"], valid: Bool[Array, "rows places"]
+) -> FirstBad:
+    # Step by step: a flat index into a large memory would not fit an int32.
+    bad = (~jnp.isfinite(array)).any(axis=(2, 3)) & valid
+    row = bad.any(axis=1).argmax()
+    place = bad[row].argmax()
+    pair = array[row, place]
+    bad_pair = ~jnp.isfinite(pair)
+    head = bad_pair.any(axis=1).argmax()
+    dim = bad_pair[head].argmax()
+    found = jnp.where(bad.any(), jnp.stack([row, place, head, dim]), -1)
+    return FirstBad(found, pair[head, dim])
 
 
 def raise_if_not_finite(found: NotFinite | None, layer: int | None = None) -> None:
