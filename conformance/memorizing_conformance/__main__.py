@@ -131,6 +131,8 @@ def _print(
         print(f"\n{found}")
     for sentence in stale:
         print(f"\n{sentence}")
+    if whole.begin_with:
+        print(f"\nbegin with: {whole.begin_with}")
     print(f"\nrules broken: {' '.join(whole.broken) or 'none'}")
 
 

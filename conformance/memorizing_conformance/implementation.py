@@ -12,7 +12,7 @@ gradients) must leave the state as it was.
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -28,49 +28,13 @@ Logits = Float[np.ndarray, "batch segment_length vocab_size"]
 Arrays = dict[str, np.ndarray]
 StreamSegment = tuple[Tokens, Rows, Counts, Tokens, Counts]
 
-# What not every implementation can do, and the methods that doing it takes.
-# Every implementation has init, reset, insert and search.
-FEATURES: Final[Mapping[str, str]] = {
-    "exact_search": "search finds exactly the top_k best slots, in order",
-    "bucketed_search": "search is BKT-1, with the buckets that bucketing names",
-    "approximate_search": "search may miss neighbors, up to recall_target",
-    "long_segments": "insert takes segments longer than the memory",
-    "bfloat16_memory": "memory_dtype may be bfloat16",
-    "checked_inputs": "search refuses keys and queries that are not finite",
-    "attention": "attends to memory and local context, and combines both",
-    "gradients": "differentiates one memory layer",
-    "model": "runs the whole model over a stream of segments",
-    "replace_parameters": "goes on with other parameters, as after a training step",
-    "model_gradients": "differentiates the loss of the whole model",
-    "generation": "decodes token by token",
-    "save_restore": "writes a state to a file and reads it back",
-    "segments": "cuts documents into rows of segments",
-    "parameters": "draws initial parameters",
-    "evaluation": "computes the perplexity of whole documents",
-}
-METHODS: Final[Mapping[str, tuple[str, ...]]] = {
-    "bucketed_search": ("bucketing",),
-    "attention": ("attend_memory", "attend_local", "combine"),
-    "gradients": ("memory_layer_gradients",),
-    "model": ("init_model", "forward"),
-    "replace_parameters": ("replace_parameters",),
-    "model_gradients": ("model_gradients",),
-    "generation": ("decode",),
-    "save_restore": ("save", "restore"),
-    "segments": ("stream",),
-    "parameters": ("init_parameters",),
-    "evaluation": ("evaluate",),
-}
-BASIC_METHODS: Final = ("init", "reset", "insert", "search")
-SEARCHES: Final = ("exact_search", "bucketed_search", "approximate_search")
-
 
 class Implementation(Protocol):
     """One implementation under test.
 
     Attributes:
       name: how reports call it.
-      features: the names in `FEATURES` that it offers.
+      features: the names in `features.FEATURES` that it offers.
       recall_target: the share of the true neighbors that its search promises to
         find (ANN-2); 1.0 for exact search.
     """

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from memorizing_conformance.implementation import (
+from memorizing_conformance.features import (
     BASIC_METHODS,
     FEATURES,
     METHODS,

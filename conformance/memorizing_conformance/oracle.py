@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from memorizing_conformance.reference_adapter import MemoryState, Oracle
+from memorizing_conformance.reference_adapter import Oracle
+from memorizing_conformance.reference_memory import MemoryState
 from memorizing_conformance.strategies import Stream
 from memorizing_reference import attention, bucketed_search, search
 

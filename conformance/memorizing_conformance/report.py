@@ -68,6 +68,18 @@ class Report:
         failed = [result for result in self.results if result.outcome == "failed"]
         return sorted(failed, key=lambda result: LEVELS.index(result.level))
 
+    @property
+    def begin_with(self) -> str:
+        """The broken rules of the lowest level, which others may only suffer from."""
+        unknown = [result for result in self.failures if not result.reason]
+        if not unknown:
+            return ""
+        lowest = unknown[0].level
+        named = {
+            r for result in unknown if result.level == lowest for r in result.rules
+        }
+        return f"{' '.join(r for r in RULES if r in named)} (level: {lowest})"
+
     def rerun_of(self, result: Result) -> str:
         """The command line that runs one test again."""
         return f"{self.rerun} --test '{result.test}' --details"
@@ -113,18 +125,26 @@ def table(report: Report) -> str:
 
 
 def failures(report: Report, *, details: bool) -> str:
-    """Returns what went wrong, test by test; with tracebacks if `details`."""
-    parts = []
+    """Returns what went wrong, test by test; with tracebacks if `details`.
+
+    Of a test's failing cases only the first is shown.
+    """
+    cases: dict[str, list[Result]] = {}
     for result in report.failures:
-        lines = [f"{' '.join(result.rules)}: {result.test} (level: {result.level})"]
-        if result.reason:
-            lines.append(f"  known: {result.reason}")
-        lines += _indented(result.message)
-        if result.example:
-            lines += _indented(f"smallest example: {result.example}")
-        lines.append(f"  rerun: {report.rerun_of(result)}")
+        cases.setdefault(result.test.partition("[")[0], []).append(result)
+    parts = []
+    for first, *others in cases.values():
+        lines = [f"{' '.join(first.rules)}: {first.test} (level: {first.level})"]
+        if others:
+            lines.append(f"  and {len(others)} more of its cases")
+        if first.reason:
+            lines.append(f"  known: {first.reason}")
+        lines += _indented(first.message)
+        if first.example:
+            lines += _indented(f"smallest example: {first.example}")
+        lines.append(f"  rerun: {report.rerun_of(first)}")
         if details:
-            lines.append(textwrap.indent(result.details, "    "))
+            lines.append(textwrap.indent(first.details, "    "))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -153,6 +173,7 @@ def as_json(report: Report) -> str:
         "implementation": report.name,
         "rerun": report.rerun,
         "broken": report.broken,
+        "begin_with": report.begin_with,
         "rules": rules,
     }
     return json.dumps(content, indent=1) + "\n"

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from memorizing_conformance.__main__ import main
-from memorizing_conformance.implementation import METHODS
+from memorizing_conformance.features import METHODS
 from memorizing_conformance.loading import UsageError, require_complete
 from memorizing_conformance.reference_adapter import (
     BucketedReference,
     ReferenceImplementation,
 )
 
-TEST = "test_memory.py::test_no_reset_forgets_nothing"
+TEST = "test_resets.py::test_no_reset_forgets_nothing"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -56,7 +56,9 @@ def test_broken_rules_are_named_last(capsys):
     assert run(named(NeverResets), "--rule=MEM-5", "--rule=MEM-6") == 1
     output = capsys.readouterr().out
     # Slots are counted from the last reset, so a reset that never fires breaks both.
-    assert output.endswith("\nrules broken: MEM-2 MEM-5\n")
+    assert output.endswith(
+        "\nbegin with: MEM-2 MEM-5 (level: memory)\n\nrules broken: MEM-2 MEM-5\n"
+    )
     assert "level: memory" in output
     assert "smallest example: stream=Stream(" in output
     line = next(line for line in output.splitlines() if line.startswith("  rerun: "))
@@ -92,7 +94,7 @@ def known(tmp_path, test, reason="because"):
 
 
 def test_a_known_failure_breaks_no_rule(tmp_path, capsys):
-    test = "test_memory.py::test_a_reset_row_finds_nothing"
+    test = "test_resets.py::test_a_reset_row_finds_nothing"
     arguments = [named(NeverResets), f"--test={test}"]
     assert run(*arguments) == 1
     assert run(*arguments, known(tmp_path, test)) == 0

@@ -15,6 +15,12 @@ from memorizing_jax import blocks
 Winners = list[tuple[jax.Array, jax.Array]]  # Best first: scores, slots.
 
 
+# Stripes per block, where buckets are few. Each is written out in the program: 256 of
+# them, as for a `top_k` of 4, compiled for 5 s and not 0.7, and ran three times as long
+# (8192 slots, two CPU cores).
+MAX_STRIPES = 32
+
+
 def top_k(
     queries: Float[Array, "batch num_heads segment_length head_dim"],
     keys: Float[Array, "batch num_heads memory_size head_dim"],
@@ -44,7 +50,7 @@ def top_k(
 
     shape = (*queries.shape[:3], num_buckets)
     nobody = jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32)
-    stripes = max(1, blocks.BLOCK_SIZE // num_buckets)
+    stripes = min(MAX_STRIPES, max(1, blocks.BLOCK_SIZE // num_buckets))
     winners = blocks.scan_blocks(
         update,
         [nobody] * winners_per_bucket,

@@ -139,8 +139,9 @@ def empty(
 def sizes(memory_size: int) -> tuple[int, int]:
     """Returns `(num_lists, list_size)`.
 
-    Scoring centers costs `num_lists` a query, scoring lists some dozens of
-    `list_size`: both grow as the square root of the memory.
+    Short lists leave less to score, but more centers. Both grow with the memory, the
+    lists as its fourth root, since scoring a center costs less than a place.
     """
-    list_size = max(4, 2 ** round(math.log2(memory_size) / 2))
+    log = math.log2(memory_size)
+    list_size = max(4, 2 ** round(min(log / 2, log / 4 + 3)))
     return math.ceil(_SLACK * memory_size / list_size) + 1, list_size

@@ -9,7 +9,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.lax import Precision
 from jaxtyping import Array, Bool, Float, Int
 
 # Steps towards the direction in which a list is widest; it is found well enough.
@@ -80,7 +79,7 @@ def nearest(
 def _distance(keys: jax.Array, centers: jax.Array) -> jax.Array:
     """Returns half the squared distance, but for a term of the key alone."""
     # g: row and head, n: key, l: list, d: head_dim
-    product = jnp.einsum("gnd,gld->gnl", keys, centers, precision=Precision.HIGHEST)
+    product = jnp.einsum("gnd,gld->gnl", keys, centers)
     return 0.5 * jnp.sum(centers * centers, axis=-1)[:, None, :] - product
 
 

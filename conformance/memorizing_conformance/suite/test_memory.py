@@ -8,7 +8,6 @@ highest, and the slots come back newest first.
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from memorizing_conformance import strategies, worlds
 from memorizing_conformance.comparison import assert_equal
@@ -16,7 +15,6 @@ from memorizing_conformance.reference_adapter import ReferenceImplementation
 from memorizing_conformance.strategies import OVERFLOWING, WRAPPING
 
 pytestmark = pytest.mark.level("memory")
-
 # The best single slot is the same in both: it wins its bucket, whichever that is.
 BEST = "exact_search or bucketed_search"
 ONE = WRAPPING.memory | {"top_k": 1}
@@ -133,16 +131,6 @@ def test_long_segments_land_where_the_reference_puts_them(implementation, stream
         assert_equal(one, other, f"segment {step}: slots")
 
 
-@pytest.mark.rule("MEM-2")
-@pytest.mark.rule("MEM-5")
-@pytest.mark.needs("exact_search")
-def test_counting_starts_anew_at_a_reset(implementation):
-    state = worlds.counting(implementation, memory_size=5, lengths=[3, 1])
-    state = implementation.reset(state, np.array([True]))
-    state = worlds.count_on(implementation, state, lengths=[2])
-    assert worlds.newest_first(implementation, state) == [1, 0, -1, -1, -1]
-
-
 @pytest.mark.rule("MEM-3")
 @pytest.mark.needs("exact_search")
 def test_zero_is_a_legal_key(implementation):
@@ -223,215 +211,3 @@ def test_searching_changes_nothing(implementation, stream):
         pairs = segment.keys, segment.values, segment.num_tokens
         state = implementation.insert(state, *pairs)
         expected_state = oracle.insert(expected_state, *pairs)
-
-
-@pytest.mark.rule("MEM-5")
-def test_a_reset_row_finds_nothing(implementation):
-    state = worlds.counting(implementation, memory_size=5, lengths=[3, 3])
-    state = implementation.reset(state, np.array([True]))
-    assert worlds.newest_first(implementation, state) == [-1] * 5
-
-
-@pytest.mark.rule("MEM-5")
-def test_no_reset_forgets_nothing(implementation):
-    state = worlds.counting(implementation, memory_size=5, lengths=[3])
-    state = implementation.reset(state, np.array([False]))
-    found = worlds.newest_first(implementation, state)
-    assert sorted(found) == [-1, -1, 0, 1, 2]
-
-
-@pytest.mark.rule("MEM-5")
-@pytest.mark.needs("exact_search")
-@given(pattern=st.integers(0, 3), seed=st.integers(0, 99))
-def test_a_reset_touches_its_row_alone(implementation, pattern, seed):
-    """Rows reset in every pattern; the others answer as if nothing had happened."""
-    rng = np.random.default_rng(seed)
-    queries, keys, values = (
-        strategies.grid_array(rng, WRAPPING.segment) for _ in range(3)
-    )
-    full = np.array([7, 7])
-    start = np.array([bool(pattern & 1), bool(pattern & 2)])
-    state = implementation.init(**WRAPPING.memory)
-    state = implementation.insert(state, keys, values, full)
-    before = np.array(implementation.search(state, queries))
-    state = implementation.reset(state, start)
-    after = np.array(implementation.search(state, queries))
-    assert_equal(after[~start], before[~start], "slots of rows that were not reset")
-    assert (after[start] == -1).all(), "a row that was reset still finds pairs"
-
-
-@pytest.mark.rule("MEM-5")
-@pytest.mark.needs(BEST, "attention")
-@given(stream=strategies.streams(WRAPPING, kinds=("grid",), resets=True))
-def test_resets_leave_what_the_reference_leaves(implementation, stream):
-    found = worlds.attend_stream(implementation, stream, ONE)
-    expected = worlds.attend_stream(ReferenceImplementation(), stream, ONE)
-    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert_equal(one, other, f"segment {step}: memory_output")
-
-
-@pytest.mark.rule("MEM-5")
-@pytest.mark.needs(BEST, "attention")
-@given(stream=strategies.streams(WRAPPING, kinds=("grid",)))
-def test_rows_do_not_disturb_each_other(implementation, stream):
-    """Emptying row 1 before every segment leaves what row 0 reads alone."""
-    calm = worlds.attend_stream(implementation, with_resets(stream, False), ONE)
-    busy = worlds.attend_stream(implementation, with_resets(stream, True), ONE)
-    for one, other in zip(calm, busy, strict=True):
-        assert_equal(one[0], other[0], "memory_output of row 0")
-
-
-def with_resets(stream, row_1):
-    starts = tuple((start[0], row_1) for start in stream.starts)
-    return strategies.Stream(
-        stream.sizes, stream.kind, stream.seed, starts, stream.lengths
-    )
-
-
-@pytest.mark.rule("MEM-6")
-@pytest.mark.rule("SEG-4")
-@pytest.mark.needs("exact_search")
-@pytest.mark.parametrize("length", [0, 1, 2, 3])
-def test_padding_is_not_inserted(implementation, length):
-    # Keys 1 2 3, of which the first `length` are real.
-    state = worlds.counting(implementation, memory_size=5, lengths=[length])
-    found = worlds.newest_first(implementation, state)
-    assert found == [*range(length - 1, -1, -1)] + [-1] * (5 - length)
-
-
-@pytest.mark.rule("MEM-6")
-@pytest.mark.needs("exact_search")
-def test_an_idle_row_is_unchanged(implementation):
-    state = worlds.counting(implementation, memory_size=5, lengths=[3, 3])
-    before = worlds.newest_first(implementation, state)
-    state = worlds.count_on(implementation, state, lengths=[0])
-    assert worlds.newest_first(implementation, state) == before
-    # Nor was anything counted: pair 6 goes where it belongs.
-    state = worlds.count_on(implementation, state, lengths=[1], first_key=100)
-    assert worlds.newest_first(implementation, state)[0] == 1
-
-
-@pytest.mark.rule("MEM-6")
-@pytest.mark.rule("SEG-4")
-@pytest.mark.needs(BEST, "attention")
-@given(stream=strategies.streams(WRAPPING, kinds=("grid",), uneven=True))
-def test_what_padding_holds_does_not_matter(implementation, stream):
-    clean = worlds.attend_stream(implementation, stream, ONE)
-    dirty = worlds.attend_stream(implementation, stream, ONE, padding=1000.0)
-    for one, other in zip(clean, dirty, strict=True):
-        assert_equal(other, one, "memory_output")
-
-
-@pytest.mark.rule("MEM-6")
-@pytest.mark.needs(BEST, "attention")
-@given(stream=strategies.streams(WRAPPING, kinds=("grid",), uneven=True))
-def test_rows_of_unequal_length(implementation, stream):
-    found = worlds.attend_stream(implementation, stream, ONE)
-    expected = worlds.attend_stream(ReferenceImplementation(), stream, ONE)
-    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert_equal(one, other, f"segment {step}: memory_output")
-
-
-@pytest.mark.rule("MEM-10")
-@pytest.mark.needs("attention")
-def test_float32_pairs_are_kept_exactly(implementation):
-    # A float16 has 11 bits and ends at 65504, a bfloat16 has 8.
-    value = np.array([1 + 2**-20, 2.0**100, -(2.0**-100)], np.float32)
-    found = worlds.stored_values(implementation, value, "float32")
-    assert_equal(found, value, "stored values")
-
-
-@pytest.mark.rule("MEM-10")
-@pytest.mark.needs("exact_search")
-def test_float32_keys_are_kept_exactly(implementation):
-    # In bfloat16 all three would be 1, in float16 the first two.
-    keys = np.array([1, 1 + 2**-12, 1 + 2**-9], np.float32).reshape(1, 3, 1, 1)
-    state = implementation.init(
-        batch=1, memory_size=5, num_heads=1, head_dim=1, top_k=5
-    )
-    state = implementation.insert(state, keys, keys, np.array([3]))
-    assert worlds.newest_first(implementation, state) == [2, 1, 0, -1, -1]
-
-
-# Steps of bfloat16 between 1 and 2 are 2**-7. Halfway goes to the even neighbor.
-ROUNDED = {
-    1 + 2**-8: 1.0,
-    1 + 3 * 2**-8: 1 + 2**-6,
-    1 + 2**-8 + 2**-20: 1 + 2**-7,
-    1 + 2**-8 - 2**-20: 1.0,
-    -(1 + 3 * 2**-8): -(1 + 2**-6),
-    -(1 + 2**-8): -1.0,
-    2 - 2**-9: 2.0,
-    2.0**100: 2.0**100,
-    70000.0: 70144.0,
-}
-
-
-@pytest.mark.rule("MEM-10")
-@pytest.mark.needs("attention", "bfloat16_memory")
-@pytest.mark.parametrize("value", ROUNDED)
-def test_bfloat16_rounds_to_nearest_even(implementation, value):
-    found = worlds.stored_values(
-        implementation, np.full(3, value, np.float32), "bfloat16"
-    )
-    assert_equal(found, np.full(3, ROUNDED[value], np.float32), "stored values")
-
-
-@pytest.mark.rule("MEM-10")
-@pytest.mark.needs("exact_search", "bfloat16_memory")
-def test_bfloat16_keys_are_rounded_queries_and_scores_are_not(implementation):
-    # Stored: 1, 1 and 1 + 2**-7. With the query 1 + 2**-8 the scores of float32 tell
-    # them apart; slots 0 and 1 tie, as they were rounded.
-    keys = np.array([1, 1 + 2**-9, 1 + 2**-7], np.float32).reshape(1, 3, 1, 1)
-    state = implementation.init(
-        batch=1,
-        memory_size=5,
-        num_heads=1,
-        head_dim=1,
-        top_k=5,
-        memory_dtype="bfloat16",
-    )
-    state = implementation.insert(state, keys, keys, np.array([3]))
-    queries = np.full((1, 3, 1, 1), 1 + 2**-8, np.float32)
-    slots = np.asarray(implementation.search(state, queries))
-    assert slots[0, 0, 0].tolist() == [2, 0, 1, -1, -1]
-
-
-@pytest.mark.rule("MEM-10")
-@pytest.mark.needs("exact_search", "bfloat16_memory")
-@given(stream=strategies.streams(WRAPPING))
-def test_bfloat16_memory_scores_in_float32(implementation, stream):
-    sizes = WRAPPING.memory | {"memory_dtype": "bfloat16"}
-    found = worlds.search_stream(implementation, stream, sizes)
-    expected = worlds.search_stream(ReferenceImplementation(), stream, sizes)
-    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert_equal(one, other, f"segment {step}: slots")
-
-
-@pytest.mark.rule("MEM-11")
-@pytest.mark.needs("attention")
-@pytest.mark.parametrize("poisoned", ["keys", "values", "keys and values"])
-def test_a_nan_does_not_survive_a_reset(implementation, poisoned):
-    keys = np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1)
-    bad = np.full_like(keys, np.nan)
-    state = implementation.init(
-        batch=1, memory_size=5, num_heads=1, head_dim=1, top_k=5
-    )
-    state = implementation.insert(
-        state,
-        bad if "keys" in poisoned else keys,
-        bad if "values" in poisoned else keys,
-        np.array([3]),
-    )
-    state = implementation.reset(state, np.array([True]))
-    assert worlds.newest_first(implementation, state) == [-1] * 5
-    queries, scale = np.ones((1, 3, 1, 1), np.float32), np.ones(1, np.float32)
-    output = implementation.attend_memory(state, queries, scale)
-    assert_equal(output, np.zeros((1, 3, 1, 1)), "memory_output")
-
-    # One pair of value 1 now lies among the remains.
-    state = implementation.insert(state, keys, keys, np.array([1]))
-    found = worlds.newest_first(implementation, state)
-    assert found == [0, -1, -1, -1, -1]
-    output = implementation.attend_memory(state, queries, scale)
-    assert_equal(output, np.ones((1, 3, 1, 1)), "memory_output")

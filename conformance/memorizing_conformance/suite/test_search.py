@@ -7,15 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memorizing_conformance import oracle, strategies, worlds
-from memorizing_conformance.comparison import assert_close, assert_equal, assert_sound
+from memorizing_conformance import strategies, worlds
+from memorizing_conformance.comparison import assert_equal
 from memorizing_conformance.reference_adapter import ReferenceImplementation
-from memorizing_conformance.strategies import OVERFLOWING, WRAPPING
+from memorizing_conformance.strategies import WRAPPING
 
 pytestmark = pytest.mark.level("search")
-
-# An exact search has nothing to excuse: KNN-1 says all.
-INEXACT = "bucketed_search or approximate_search"
 
 
 def search_keys(implementation, keys, query, top_k, memory_size=5):
@@ -214,50 +211,3 @@ def test_padding_need_not_be_finite(implementation):
 def named(array, *index):
     """A message that says which array, and where."""
     return re.escape(array) + r"\D+" + r"\D+".join(str(i) for i in index)
-
-
-@pytest.mark.rule("ANN-1")
-@pytest.mark.needs(INEXACT)
-@pytest.mark.parametrize("sizes", [WRAPPING, OVERFLOWING], ids=["wrapping", "long"])
-@given(data=st.data())
-def test_every_search_is_sound(implementation, sizes, data):
-    if sizes is OVERFLOWING and "long_segments" not in implementation.features:
-        pytest.skip("lacks long_segments")
-    stream = data.draw(strategies.streams(sizes, resets=True, uneven=True))
-    found = worlds.search_stream(implementation, stream)
-    for slots, scores in zip(found, oracle.scores(stream), strict=True):
-        assert_sound(slots, scores, sizes.top_k)
-
-
-@pytest.mark.rule("ANN-1")
-@pytest.mark.needs(INEXACT, "attention")
-@given(stream=strategies.streams(WRAPPING))
-def test_attends_to_what_it_found(implementation, stream):
-    """Memory attention is that of true scores over the slots found, whichever."""
-    scale = np.array([1.5, -0.5, 1.0], np.float32)
-    state = implementation.init(**WRAPPING.memory)
-    for segment, (_, stored) in zip(
-        stream.segments(), oracle.memories(stream), strict=True
-    ):
-        slots = np.asarray(implementation.search(state, segment.queries))
-        output = implementation.attend_memory(state, segment.queries, scale)
-        expected = oracle.attend(stored, segment.queries, slots, scale)
-        assert_close(output, expected, "memory_output")
-        state = implementation.insert(
-            state, segment.keys, segment.values, segment.num_tokens
-        )
-
-
-@pytest.mark.rule("BKT-1")
-@pytest.mark.needs("bucketed_search")
-@pytest.mark.parametrize("sizes", [WRAPPING, OVERFLOWING], ids=["wrapping", "long"])
-@given(data=st.data())
-def test_buckets_keep_their_winners(implementation, sizes, data):
-    if sizes is OVERFLOWING and "long_segments" not in implementation.features:
-        pytest.skip("lacks long_segments")
-    stream = data.draw(strategies.streams(sizes))
-    bucketing = implementation.bucketing(sizes.memory_size, sizes.top_k)
-    found = worlds.search_stream(implementation, stream)
-    expected = oracle.bucketed_search_slots(stream, *bucketing)
-    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
-        assert_equal(one, other, f"segment {step}: slots")

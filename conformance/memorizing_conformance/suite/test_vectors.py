@@ -26,7 +26,7 @@ def test_vector(implementation, vector):
         sizes = settings["sizes"]
         own = implementation.bucketing(sizes["memory_size"], sizes["top_k"])
         if list(own) != settings["bucketing"]:
-            pytest.skip(f"has other buckets than {settings['bucketing']}")
+            pytest.skip("lacks these buckets")
 
     def replay():
         return HANDLERS[content["handler"]](implementation, settings, vector.arrays)

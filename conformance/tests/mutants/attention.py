@@ -129,7 +129,7 @@ MUTANTS = [
     Mutant(
         "the search is scaled, with its sign",
         "QKN-3",
-        "reference_adapter",
+        "reference_memory",
         "self.search(state, queries),\n            self._cast(attention_scale),",
         "self.search(state, queries * attention_scale[:, None]),\n"
         "            self._cast(attention_scale),",
