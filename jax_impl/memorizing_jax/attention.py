@@ -121,14 +121,19 @@ def memory_attention(
         jnp.where(found[..., None], memories.gather(x, slots), 0).astype(queries.dtype)
         for x in stored
     )
-    # b: batch, q: query, n: neighbor, h: head, d: head_dim
+    # Head by head throughout, as pairs are stored: otherwise XLA moves the retrieved
+    # pairs around, the largest arrays here.
+    # b: batch, h: head, q: query, n: neighbor, d: head_dim
     score = jnp.einsum(
-        "bqhd,bhqnd->bhqn", queries, keys, preferred_element_type=jnp.float32
+        "bhqd,bhqnd->bhqn",
+        queries.swapaxes(1, 2),
+        keys,
+        preferred_element_type=jnp.float32,
     )
     logits = score * jnp.abs(attention_scale)[None, :, None, None]
     weights = masked_softmax(logits, found)
-    output = jnp.einsum("bhqn,bhqnd->bqhd", weights.astype(values.dtype), values)
-    return output, weights
+    output = jnp.einsum("bhqn,bhqnd->bhqd", weights.astype(values.dtype), values)
+    return output.swapaxes(1, 2), weights
 
 
 def combine(

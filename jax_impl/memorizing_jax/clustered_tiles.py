@@ -46,7 +46,7 @@ def scores(
         some = jax.lax.dynamic_slice_in_dim(list_of, i * at_once, at_once)
         # t: tile, q: query, s: place in the list, d: head_dim
         score = jnp.einsum(
-            "tqd,tsd->tqs",
+            "tqd,tds->tqs",
             queries[jax.lax.dynamic_slice_in_dim(query_of, i * at_once, at_once)],
             lists.keys[group, some].astype(jnp.float32),
         )
@@ -64,9 +64,9 @@ def scores(
 
 
 def tile_size(num_pairs: int, num_lists: int) -> int:
-    """Returns the rows of a tile: about half of the readers that a list has."""
-    readers = max(8, num_pairs / num_lists)
-    return min(32, 2 ** round(math.log2(readers) - 1))
+    """Returns the rows of a tile: about as many readers as a list has."""
+    readers = num_pairs / num_lists
+    return 2 ** min(5, max(2, round(math.log2(readers))))
 
 
 def _tiles(
