@@ -105,13 +105,13 @@ def peak_bytes(engine: SearchEngine, memory_size: int) -> Row:
         return search.find(queries, stored, top_k=STEP.top_k, engine=engine)
 
     compiled = jax.jit(find).lower(queries, stored).compile()
-    analysis = compiled.memory_analysis()
+    temporary = compiled.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
     return {
         "search": engine,
         "memory_size": memory_size,
         "queries": length * heads,
-        "temporary_MB": analysis.temp_size_in_bytes / 1e6,
-        "bytes_per_query": analysis.temp_size_in_bytes // (length * heads),
+        "temporary_MB": temporary / 1e6,
+        "bytes_per_query": temporary // (length * heads),
     }
 
 

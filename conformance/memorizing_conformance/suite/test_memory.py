@@ -134,27 +134,27 @@ def test_long_segments_land_where_the_reference_puts_them(implementation, stream
 @pytest.mark.rule("MEM-3")
 @pytest.mark.needs("exact_search")
 def test_zero_is_a_legal_key(implementation):
-    # Scores: 0, 0, and -1 for the third. All three are there.
-    keys = np.array([0, 0, -1], np.float32).reshape(1, 3, 1, 1)
+    # Scores: 0, -1 and 1. All three are there.
+    keys = np.array([0, -1, 1], np.float32).reshape(1, 3, 1, 1)
     state = implementation.init(
         batch=1, memory_size=5, num_heads=1, head_dim=1, top_k=5
     )
     state = implementation.insert(state, keys, keys, np.array([3]))
-    assert worlds.newest_first(implementation, state) == [0, 1, 2, -1, -1]
+    assert worlds.newest_first(implementation, state) == [2, 0, 1, -1, -1]
 
 
 @pytest.mark.rule("MEM-3")
 @pytest.mark.needs("exact_search")
 def test_a_key_may_sum_to_zero(implementation):
-    keys = np.array([[1, -1], [-2, 2], [1, 1]], np.float32).reshape(1, 3, 1, 2)
+    keys = np.array([[1, -1], [-2, 2], [3, 1]], np.float32).reshape(1, 3, 1, 2)
     state = implementation.init(
         batch=1, memory_size=5, num_heads=1, head_dim=2, top_k=5
     )
     state = implementation.insert(state, keys, keys, np.array([3]))
     queries = np.tile(np.array([1, 0], np.float32), (1, 3, 1, 1))
-    # Scores: 1, -2, 1.
+    # Scores: 1, -2, 3.
     slots = np.asarray(implementation.search(state, queries))
-    assert slots[0, 0, 0].tolist() == [0, 2, 1, -1, -1]
+    assert slots[0, 0, 0].tolist() == [2, 0, 1, -1, -1]
 
 
 @pytest.mark.rule("MEM-3")

@@ -59,22 +59,43 @@ def test_bfloat16_rounds_to_nearest_even(implementation, value):
 
 @pytest.mark.rule("MEM-10")
 @pytest.mark.needs("exact_search", "bfloat16_memory")
-def test_bfloat16_keys_are_rounded_queries_and_scores_are_not(implementation):
-    # Stored: 1, 1 and 1 + 2**-7. With the query 1 + 2**-8 the scores of float32 tell
-    # them apart; slots 0 and 1 tie, as they were rounded.
-    keys = np.array([1, 1 + 2**-9, 1 + 2**-7], np.float32).reshape(1, 3, 1, 1)
+def test_bfloat16_keys_are_rounded(implementation):
+    # Stored: four ones, whose score is 4, and numbers that bfloat16 holds, with
+    # 4 + 2**-8. As they came, the first would have had 4 + 2**-7.
+    keys = np.ones((1, 2, 1, 4), np.float32)
+    keys[0, 0, 0] = 1 + 2**-9
+    keys[0, 1, 0, :2] = 1 + 2**-7, 1 - 2**-8
     state = implementation.init(
         batch=1,
         memory_size=5,
         num_heads=1,
-        head_dim=1,
-        top_k=5,
+        head_dim=4,
+        top_k=2,
         memory_dtype="bfloat16",
     )
-    state = implementation.insert(state, keys, keys, np.array([3]))
-    queries = np.full((1, 3, 1, 1), 1 + 2**-8, np.float32)
+    state = implementation.insert(state, keys, keys, np.array([2]))
+    slots = np.asarray(implementation.search(state, np.ones_like(keys)))
+    assert slots[0, 0, 0].tolist() == [1, 0]
+
+
+@pytest.mark.rule("MEM-10")
+@pytest.mark.needs("exact_search", "bfloat16_memory")
+def test_queries_and_scores_of_a_bfloat16_memory_are_not_rounded(implementation):
+    # Stored exactly: (1, 0) and (0, 1). The query's components differ by 2**-10.
+    keys = np.eye(2, dtype=np.float32).reshape(1, 2, 1, 2)
+    state = implementation.init(
+        batch=1,
+        memory_size=5,
+        num_heads=1,
+        head_dim=2,
+        top_k=2,
+        memory_dtype="bfloat16",
+    )
+    state = implementation.insert(state, keys, keys, np.array([2]))
+    queries = np.ones_like(keys)
+    queries[..., 1] += 2**-10
     slots = np.asarray(implementation.search(state, queries))
-    assert slots[0, 0, 0].tolist() == [2, 0, 1, -1, -1]
+    assert slots[0, 0, 0].tolist() == [1, 0]
 
 
 @pytest.mark.rule("MEM-10")
