@@ -4,7 +4,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 IMPLEMENTATIONS ?= memorizing_conformance.reference_adapter:ReferenceImplementation \
-    memorizing_jax.adapter:JaxImplementation
+    memorizing_jax.adapter:JaxImplementation memorizing_jax.adapter:JaxBucketed
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -61,12 +61,21 @@ types: $(READY)  ## Static types
 
 # A process per folder: JAX fixes its number of devices when it starts, and jaxtyping
 # must hook a package before anything imports it.
-.PHONY: unit
-unit: $(READY)  ## Unit tests of all four folders
+UNITS := unit-reference unit-data unit-jax unit-conformance
+.PHONY: unit $(UNITS)
+unit: $(UNITS)  ## Unit tests of all four folders
+
+unit-reference: $(READY)
 	$(PY) -m pytest -n $(WORKERS) reference/tests \
 	    --jaxtyping-packages=memorizing_reference,beartype.beartype
+
+unit-data: $(READY)
 	$(PY) -m pytest -n $(WORKERS) data_tools/tests
+
+unit-jax: $(READY)
 	$(PY) -m pytest -n $(WORKERS) jax_impl/tests
+
+unit-conformance: $(READY)
 	$(PY) -m pytest -n $(WORKERS) conformance/tests
 
 .PHONY: conformance

@@ -48,7 +48,8 @@ class JaxImplementation(adapter_model.ModelMethods):
         memory_dtype: str = "float32",
     ) -> MemoryState:
         """Returns the state of an empty memory."""
-        empty = memory.empty(batch, memory_size, num_heads, head_dim, memory_dtype)
+        sizes = batch, memory_size, num_heads, head_dim
+        empty = memory.empty(*sizes, memory_dtype, self.engine)
         return MemoryState(empty, top_k)
 
     def reset(self, state: MemoryState, start_of_document: np.ndarray) -> MemoryState:

@@ -9,10 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.lax import Precision
 from jaxtyping import Array, Float, Int
 
-from memorizing_jax import blocks, bucketed_search, clustered_tiles, memory
+from memorizing_jax import blocks, bucketed_search, clustered_tiles, rescoring
 from memorizing_jax.clustered_index import ClusteredIndex
 from memorizing_jax.clustered_lists import Lists
 
@@ -39,8 +38,7 @@ def top_k(
     batch, num_heads, segment_length, head_dim = queries.shape
     num_lists, list_size = index.lists.slots.shape[1:]
     probes = num_probes(recall_target, num_lists)
-    # More than asked for, since int8 may swap two of nearly equal scores.
-    candidates = min(top_k + max(8, top_k // 2), probes * list_size)
+    candidates = min(rescoring.candidates(top_k), probes * list_size)
     of_groups = queries.reshape(-1, segment_length, head_dim).astype(jnp.float32)
 
     def of_group(x: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -50,7 +48,7 @@ def top_k(
     probed = _promising(index.lists, of_groups, probes)
     slots = jax.lax.map(of_group, (group, of_groups, probed))
     slots = slots.reshape(batch, num_heads, segment_length, -1)
-    return rescored(queries, keys, num_valid, slots, top_k)
+    return rescoring.best_of(queries, keys, num_valid, slots, top_k)
 
 
 def num_probes(recall_target: float, num_lists: int) -> int:
@@ -119,32 +117,3 @@ def _candidates(
     from_list = jnp.take_along_axis(probed, number, axis=1)
     slots = lists.slots[group, from_list, best % list_size]
     return jnp.where(jnp.isneginf(score), -1, slots)
-
-
-def rescored(
-    queries: Float[Array, "batch num_heads segment_length head_dim"],
-    keys: Float[Array, "batch num_heads memory_size head_dim"],
-    num_valid: Int[Array, " batch"],
-    slots: Int[Array, "batch num_heads segment_length candidates"],
-    top_k: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the best `top_k` of some slots by the scores of the keys as stored.
-
-    No slot may come twice. Slots that are not valid score minus infinity.
-    """
-    found = (slots >= 0) & (slots < num_valid[:, None, None, None])
-    dtype = jnp.promote_types(queries.dtype, keys.dtype)
-    # Replaced, not multiplied: what is not valid may be anything (MEM-11).
-    chosen = jnp.where(found[..., None], memory.gather(keys, slots), 0)
-    # b: batch, h: head, q: query, n: candidate, d: head_dim
-    score = jnp.einsum(
-        "bhqd,bhqnd->bhqn",
-        queries.astype(dtype),
-        chosen.astype(dtype),
-        precision=Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
-    # Minus zero equals zero, but sorts before it.
-    score = jnp.where(found, jnp.where(score == 0.0, 0.0, score), -jnp.inf)
-    negative, slots = jax.lax.sort((-score, slots), num_keys=2)
-    return -negative[..., :top_k], slots[..., :top_k]

@@ -1,11 +1,11 @@
 """The sizes and settings of a model."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from memorizing_jax.errors import InputError
 
-SearchEngine = Literal["bucketed", "exact", "approx_max_k"]
+SearchEngine = Literal["bucketed", "exact", "approx_max_k", "clustered", "scann"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelConfig:
     search: SearchEngine = "bucketed"
     """How neighbors are found."""
     recall_target: float = 0.98
-    """Share of the true neighbors that bucketed and approx_max_k aim at."""
+    """Share of the true neighbors that every search but exact aims at."""
     checked: bool = False
     """Refuse keys and queries that are not finite, as the reference does (KNN-3); costs
     a pass over the memory, a copy of it and a wait for the device per segment."""
@@ -118,5 +118,5 @@ _AT_LEAST_ZERO = ("cache_length", "memory_size")
 _CHOICES = {
     "memory_dtype": ("float32", "bfloat16"),
     "compute_dtype": ("float32", "bfloat16"),
-    "search": ("bucketed", "exact", "approx_max_k"),
+    "search": get_args(SearchEngine),
 }

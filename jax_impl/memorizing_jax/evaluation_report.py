@@ -140,7 +140,7 @@ def plot(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         import matplotlib.figure
     except ImportError:
         raise InputError(
-            "--plot needs matplotlib; pip install 'memorizing-transformers[plot]'"
+            "--plot needs matplotlib; install it, or this package with its extra plot"
         ) from None
     figure = matplotlib.figure.Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from memorizing_jax import index as indices
+from memorizing_jax.config import SearchEngine
+from memorizing_jax.index import Index
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +27,13 @@ class Memory:
       values: same shape; the value that belongs to each key.
       num_written: [batch]; pairs since the last reset. It keeps counting once the
         buffer is full, so it can exceed `memory_size`.
+      index: what the search engine keeps beside the pairs; nothing for most.
     """
 
     keys: jax.Array
     values: jax.Array
     num_written: jax.Array
+    index: Index | tuple[()] = ()
 
     @property
     def memory_size(self) -> int:
@@ -41,21 +47,34 @@ class Memory:
 
 
 def empty(
-    batch: int, memory_size: int, num_heads: int, head_dim: int, dtype: str = "float32"
+    batch: int,
+    memory_size: int,
+    num_heads: int,
+    head_dim: int,
+    dtype: str = "float32",
+    engine: SearchEngine = "exact",
 ) -> Memory:
-    """Returns a memory with no valid slot, stored as `dtype` (MEM-10)."""
+    """Returns a memory with no valid slot, stored as `dtype` (MEM-10).
+
+    `engine` is what will search it, which may keep an index.
+
+    Raises:
+      InputError: the engine needs a package that is not installed.
+    """
     shape = (batch, num_heads, memory_size, head_dim)
     return Memory(
         keys=jnp.zeros(shape, dtype),
         values=jnp.zeros(shape, dtype),
         num_written=jnp.zeros(batch, jnp.int32),
+        index=indices.empty(engine, batch, memory_size, num_heads, head_dim),
     )
 
 
 def reset(memory: Memory, start_of_document: Bool[Array, " batch"]) -> Memory:
     """Forgets everything in the rows that open a new document (MEM-5, MEM-11)."""
     num_written = jnp.where(start_of_document, 0, memory.num_written)
-    return dataclasses.replace(memory, num_written=num_written)
+    index = memory.index and memory.index.reset(start_of_document)
+    return dataclasses.replace(memory, num_written=num_written, index=index)
 
 
 def insert(
@@ -83,14 +102,18 @@ def insert(
     slot = jnp.where(written, slot, memory.memory_size)
     row = jnp.arange(batch, dtype=jnp.int32)[:, None]
 
+    keys = jax.lax.stop_gradient(keys).astype(memory.keys.dtype)
+    values = jax.lax.stop_gradient(values).astype(memory.values.dtype)
+
     def write(stored: jax.Array, new: jax.Array) -> jax.Array:
-        new = jax.lax.stop_gradient(new).astype(stored.dtype)
         return stored.at[row, :, slot].set(new, mode="drop")
 
     return Memory(
         keys=write(memory.keys, keys),
         values=write(memory.values, values),
         num_written=memory.num_written + num_tokens,
+        index=memory.index
+        and memory.index.insert(memory.num_written, keys, num_tokens),
     )
 
 
