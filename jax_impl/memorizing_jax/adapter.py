@@ -1,7 +1,7 @@
 """The JAX port, as the conformance suite sees it.
 
 Nothing here imports the suite: its `Implementation` is a Protocol, so having the
-right methods is enough. Three classes, one for each search engine.
+right methods is enough. One class for each search engine.
 """
 
 import dataclasses
@@ -174,6 +174,27 @@ class JaxApproximate(JaxImplementation):
 
     name = "jax, approx_max_k"
     engine: SearchEngine = "approx_max_k"
+    recall_target = 0.95
+    features = (JaxImplementation.features - {"exact_search"}) | {"approximate_search"}
+
+
+class JaxClustered(JaxImplementation):
+    """The port with clustered search."""
+
+    name = "jax, clustered search"
+    engine: SearchEngine = "clustered"
+    # The suite has keys without any structure, which lists help little to find.
+    recall_target = 0.95
+    features = (JaxImplementation.features - {"exact_search"}) | {"approximate_search"}
+
+
+class JaxScann(JaxImplementation):
+    """The port with ScaNN on the host; the suite's memories are too small for more
+    than its brute force.
+    """
+
+    name = "jax, ScaNN"
+    engine: SearchEngine = "scann"
     recall_target = 0.95
     features = (JaxImplementation.features - {"exact_search"}) | {"approximate_search"}
 

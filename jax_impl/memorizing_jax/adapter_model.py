@@ -157,6 +157,7 @@ class ModelMethods:
                 "head_dim": dim,
                 "top_k": state.top_k,
                 "memory_dtype": str(keys.dtype),
+                "engine": self.engine,
             }
         (path / "settings.json").write_text(json.dumps(settings))
 
@@ -253,6 +254,7 @@ def _state_of(settings: Mapping[str, Any]) -> MemoryState | ModelState:
             settings["num_heads"],
             settings["head_dim"],
             settings["memory_dtype"],
+            settings["engine"],
         )
         return MemoryState(empty, settings["top_k"])
     config = model_from_json(settings["config"])

@@ -5,16 +5,23 @@ differentiated: gradient reaches a query through the attention over what it
 retrieved, not through which slots those were (MEM-8).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from memorizing_jax import bucketed_search, exact_search
+from memorizing_jax import (
+    bucketed_search,
+    clustered_search,
+    exact_search,
+    scann_search,
+)
+from memorizing_jax.clustered_index import ClusteredIndex
 from memorizing_jax.config import SearchEngine
 from memorizing_jax.errors import InputError
 from memorizing_jax.memory import Memory
+from memorizing_jax.scann_index import ScannIndex
 
 
 class Found(NamedTuple):
@@ -44,10 +51,15 @@ def find(
       memory: reset, and not yet holding the segment (MEM-4).
       top_k: neighbors wanted, which may exceed what the memory holds.
       engine: "exact" finds the best (KNN-1); "bucketed" those that win in their
-        bucket (BKT-1); "approx_max_k" is XLA's own.
-      recall_target: share of the true neighbors that the last two aim at.
+        bucket (BKT-1); "approx_max_k" is XLA's own; "clustered" looks into the most
+        promising lists, and "scann" asks the host: both need a memory that was made
+        for them.
+      recall_target: share of the true neighbors that all but "exact" aim at.
+
+    Raises:
+      InputError: there is no such engine, or the memory was made for another.
     """
-    queries, keys = jax.lax.stop_gradient((queries, memory.keys))
+    queries, keys, index = jax.lax.stop_gradient((queries, memory.keys, memory.index))
     queries = queries.swapaxes(1, 2)  # Head by head, as the memory is laid out.
     args = (queries, keys, memory.num_valid)
     if engine == "exact":
@@ -63,9 +75,27 @@ def find(
         scores, slots = bucketed_search.top_k(
             *args, top_k=top_k, num_buckets=num_buckets, winners_per_bucket=winners
         )
+    elif engine == "clustered" and isinstance(index, ClusteredIndex):
+        scores, slots = clustered_search.top_k(
+            *args, index, top_k=top_k, recall_target=recall_target
+        )
+    elif engine == "scann" and isinstance(index, ScannIndex):
+        scores, slots = scann_search.top_k(
+            queries,
+            keys,
+            memory.num_written,
+            index,
+            top_k=top_k,
+            recall_target=recall_target,
+        )
+    elif engine in get_args(SearchEngine):
+        raise InputError(
+            f"search is {engine!r}, but the memory has no index for it; make it with "
+            f"memory.empty(..., engine={engine!r})"
+        )
     else:
         raise InputError(
-            f"search is {engine!r}, must be exact, bucketed or approx_max_k"
+            f"search is {engine!r}, must be one of {', '.join(get_args(SearchEngine))}"
         )
     slots = jnp.where(jnp.isneginf(scores), -1, slots)
     tail = [(0, 0)] * 3 + [(0, top_k - slots.shape[-1])]

@@ -190,7 +190,7 @@ def test_evaluate_refuses(run, dataset, tmp_path, capsys):
     tokenizer = {"kind": "bpe", "vocab_size": 300, "file": "t.json", "sha256": "0"}
     token_files.write_manifest(other, tokenizer, splits)
     said = refused(capsys, "evaluate", f"--data={other}", f"--run={run}")
-    assert "tokenizer has kind 'bytes', and that of" in said
+    assert "tokenizer has vocab_size 256, and that of" in said
 
 
 def test_generate_refuses(run, dataset, tmp_path, capsys):

@@ -57,5 +57,5 @@ def test_refuses_what_is_no_such_file(tmp_path, trained):
 
 def test_refuses_tokens_that_mean_something_else(trained):
     parameter_files.check_tokenizer(trained, dict(BYTES), "tokens")
-    with pytest.raises(InputError, match="kind 'bytes', and that of tokens has 'bpe'"):
-        parameter_files.check_tokenizer(trained, BYTES | {"kind": "bpe"}, "tokens")
+    with pytest.raises(InputError, match="sha256 None, and that of tokens has '0'"):
+        parameter_files.check_tokenizer(trained, BYTES | {"sha256": "0"}, "tokens")
