@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from memorizing_jax import blocks, bucketed_search, clustered_tiles, rescoring
+from memorizing_jax import (
+    blocks,
+    bucketed_search,
+    clustered_tiles,
+    exact_search,
+    rescoring,
+)
 from memorizing_jax.clustered_index import ClusteredIndex
 from memorizing_jax.clustered_lists import Lists
 
@@ -38,11 +44,14 @@ def top_k(
     batch, num_heads, segment_length, head_dim = queries.shape
     num_lists, list_size = index.lists.slots.shape[1:]
     probes = num_probes(recall_target, num_lists)
-    candidates = min(rescoring.candidates(top_k), probes * list_size)
+    together = lists_together(list_size, top_k)
+    if probes == num_lists > together:
+        # To read all lists is dearer than to read the memory.
+        return exact_search.top_k(queries, keys, num_valid, top_k=top_k)
     of_groups = queries.reshape(-1, segment_length, head_dim).astype(jnp.float32)
 
     def of_group(x: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        return _candidates(index.lists, *x, candidates)
+        return _candidates(index.lists, *x, together, rescoring.candidates(top_k))
 
     group = jnp.arange(of_groups.shape[0], dtype=jnp.int32)
     probed = _promising(index.lists, of_groups, probes)
@@ -54,14 +63,24 @@ def top_k(
 def num_probes(recall_target: float, num_lists: int) -> int:
     """Returns how many lists a query reads to find `recall_target` of its neighbors.
 
-    A fit to what keys of a trained model need, from 65,536 to 1,048,576 slots: the
-    share of lists falls as their number grows. Keys with no structure need more, up
-    to all lists; that is what a recall of 1 reads.
+    A fit to what keys of trained models need, from 4096 to 1,048,576 slots: the share
+    of lists falls as their number grows. Keys with no structure need more, up to all
+    lists; that is what a recall of 1 reads.
     """
     if recall_target == 1.0:
         return num_lists
-    probes = 0.32 * (1.0 - recall_target) ** -0.65 * math.sqrt(num_lists)
+    missed = 1.0 - recall_target
+    probes = missed**-0.65 * (0.28 * math.sqrt(num_lists) + 1.6)
     return min(num_lists, math.ceil(probes))
+
+
+def lists_together(list_size: int, top_k: int) -> int:
+    """Returns how many of a query's lists have places of their own.
+
+    As in bucketed search, of the pairs that share a place the best two survive. With
+    these many places the true neighbors do, but for a few in a thousand (BKT-2).
+    """
+    return -(-max(256, 8 * top_k) // list_size)
 
 
 def _promising(
@@ -90,30 +109,33 @@ def _candidates(
     group: Int[Array, ""],
     queries: Float[Array, "segment_length head_dim"],
     probed: Int[Array, "segment_length probes"],
+    together: int,
     candidates: int,
 ) -> Int[Array, "segment_length candidates"]:
-    """Returns the slots of the best pairs by their scores in int8; -1 for none.
-
-    As in bucketed search, a place in the lists is a bucket with two winners.
-    """
-    list_size = lists.slots.shape[2]
+    """Returns the slots of the best pairs by their scores in int8; -1 for none."""
+    num_lists, list_size = lists.slots.shape[1:]
+    unused = [(0, 0), (0, -probed.shape[1] % together)]
+    probed = jnp.pad(probed, unused, constant_values=num_lists)
     scores, row_of = clustered_tiles.scores(lists, group, queries, probed)
-    shape = (queries.shape[0], list_size)
+    shape = (queries.shape[0], together * list_size)
     nobody = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
+    place = jnp.arange(shape[1], dtype=jnp.int32)[None, :]
 
     def step(
-        winners: bucketed_search.Winners, probe: tuple[jax.Array, jax.Array]
+        winners: bucketed_search.Winners, probes: tuple[jax.Array, jax.Array]
     ) -> tuple[bucketed_search.Winners, None]:
-        number, row = probe
-        new = scores[row], jnp.broadcast_to(number, shape)
-        return bucketed_search._challenge(winners, *new), None
+        first, rows = probes
+        score = scores[rows.T].reshape(shape)
+        where = jnp.broadcast_to(first * list_size + place, shape)
+        return bucketed_search._challenge(winners, score, where), None
 
-    numbers = jnp.arange(probed.shape[1], dtype=jnp.int32)
-    winners, _ = jax.lax.scan(step, [nobody, nobody], (numbers, row_of.T))
+    first = jnp.arange(0, probed.shape[1], together, dtype=jnp.int32)
+    rows = row_of.T.reshape(-1, together, queries.shape[0])
+    winners, _ = jax.lax.scan(step, [nobody, nobody], (first, rows))
     score = jnp.concatenate([score for score, _ in winners], axis=1)
-    number = jnp.concatenate([number for _, number in winners], axis=1)
+    where = jnp.concatenate([where for _, where in winners], axis=1)
     score, best = blocks.largest(score, min(candidates, score.shape[1]))
-    number = jnp.take_along_axis(number, best, axis=1)
-    from_list = jnp.take_along_axis(probed, number, axis=1)
-    slots = lists.slots[group, from_list, best % list_size]
+    where = jnp.take_along_axis(where, best, axis=1)
+    from_list = jnp.take_along_axis(probed, where // list_size, axis=1)
+    slots = lists.slots[group, from_list, where % list_size]
     return jnp.where(jnp.isneginf(score), -1, slots)
