@@ -189,8 +189,9 @@ class JaxClustered(JaxImplementation):
 
 
 class JaxScann(JaxImplementation):
-    """The port with ScaNN on the host; the suite's memories are too small for more
-    than its brute force.
+    """The port with ScaNN on the host.
+
+    Most of the suite's memories are so small that its brute force searches them.
     """
 
     name = "jax, ScaNN"

@@ -98,7 +98,9 @@ def insertions() -> Timed:
 def peak_bytes(engine: SearchEngine, memory_size: int) -> Row:
     """Returns what a compiled search allocates, by the compiler's own analysis."""
     heads, dim, length = STEP.num_heads, STEP.head_dim, STEP.segment_length
-    stored = jax.eval_shape(lambda: memory.empty(1, memory_size, heads, dim))
+    stored = jax.eval_shape(
+        lambda: memory.empty(1, memory_size, heads, dim, engine=engine)
+    )
     queries = jax.ShapeDtypeStruct((1, length, heads, dim), jnp.float32)
 
     def find(queries: jax.Array, stored: memory.Memory) -> search.Found:

@@ -39,14 +39,13 @@ def scan_blocks(
     memory_size = keys.shape[2]
     num_whole = memory_size // block_size
 
-    def step(carry: Carry, block: jax.Array) -> tuple[Carry, None]:
+    def step(block: jax.Array, carry: Carry) -> Carry:
         first = block * block_size
         some = jax.lax.dynamic_slice_in_dim(keys, first, block_size, axis=2)
-        return update(carry, _scores(queries, some, first, num_valid), first), None
+        return update(carry, _scores(queries, some, first, num_valid), first)
 
     if num_whole > 0:
-        blocks = jnp.arange(num_whole, dtype=jnp.int32)
-        carry, _ = jax.lax.scan(step, carry, blocks)
+        carry = jax.lax.fori_loop(0, jnp.int32(num_whole), step, carry)
     if rest := memory_size - num_whole * block_size:
         first = jnp.int32(num_whole * block_size)
         some = keys[:, :, memory_size - rest :]

@@ -72,8 +72,11 @@ def tile_size(num_pairs: int, num_lists: int) -> int:
 def _tiles(
     probed: jax.Array, num_lists: int, tile: int, at_once: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Returns the query of each row of each tile, the list of each tile, the row of
-    each query and probe, and how many tiles there are.
+    """Lays out queries and their probes in tiles.
+
+    Returns:
+      The query of each row of each tile; the list of each tile; the row of each query
+      and probe; how many tiles there are.
     """
     num_pairs = probed.size
     # Every list may leave a tile unfilled. One step more than that stays unwritten:

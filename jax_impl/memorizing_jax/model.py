@@ -67,9 +67,7 @@ def init_state(config: ModelConfig, batch: int) -> State:
             for _ in range(num_caches)
         ),
         memories=tuple(
-            memories.empty(
-                batch, size, heads, dim, config.memory_dtype, config.search
-            )
+            memories.empty(batch, size, heads, dim, config.memory_dtype, config.search)
             for _ in range(num_memories)
         ),
     )

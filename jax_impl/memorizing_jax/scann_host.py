@@ -18,11 +18,11 @@ Vectors = npt.NDArray[np.float32]
 
 # Fewer keys than this are scored in a few milliseconds, all of them.
 _FEWEST = 4096
-# Enough keys to learn from; all of them make the searcher little better, and slower
-# to build: 3 s and not 1 s at 65,536 keys.
-_SAMPLE = 32768
+# Keys to learn each partition from; all of them make the searcher little better, and
+# slower to build: 3 s and not 1 s at 65,536 keys.
+_SAMPLE = 100
 # Candidates by quantized scores for each neighbor wanted.
-_CANDIDATES = 16
+_CANDIDATES = 32
 
 
 class HeadSearcher:
@@ -96,7 +96,7 @@ class HeadSearcher:
 
         keys = self._keys[: self._count]
         leaves = num_leaves(self._count)
-        sample = min(self._count, _SAMPLE)
+        sample = min(self._count, _SAMPLE * leaves)
         builder = scann_ops_pybind.builder(keys, 1, "dot_product")
         builder.tree(leaves, 1, training_sample_size=sample)
         builder.score_ah(
@@ -115,7 +115,7 @@ def num_leaves(count: int) -> int:
 
 def leaves_to_search(recall_target: float, leaves: int) -> int:
     """Returns how many partitions a query reads: a fit to keys of a trained model."""
-    share = 0.57 * max(1.0 - recall_target, 1e-3) ** -0.65 / leaves**0.5
+    share = 0.082 * max(1.0 - recall_target, 1e-3) ** -0.65 / leaves**0.15
     return max(1, round(min(1.0, share) * leaves))
 
 
