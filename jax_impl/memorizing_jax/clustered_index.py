@@ -3,7 +3,7 @@
 Every pair of the memory stands in exactly one of `num_lists` lists, that of the
 nearest center. A list is a ring in the order of arrival. Pairs leave the memory in
 that order too, so whatever leaves was the oldest of its list, and to remove it is to
-move the list's beginning. A list that is full is cut in two (`clustered_lists`), and
+move the list's beginning. A list that is full is cut in two (`clustered_regroup`), and
 when no list is free for the second half, two small ones are joined. So lists follow
 the keys while a document goes on, none overflows, and nothing is ever lost.
 """
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from memorizing_jax import clustered_lists as lists
+from memorizing_jax import clustered_regroup
 from memorizing_jax.clustered_lists import Lists
 
 # Places per pair. Cutting leaves lists between half full and full, so fewer would
@@ -39,7 +40,8 @@ class ClusteredIndex:
 
     def reset(self, start_of_document: Bool[Array, " batch"]) -> "ClusteredIndex":
         """Empties the lists of the rows that open a new document (MEM-5)."""
-        forget = jnp.repeat(start_of_document, self._num_heads(start_of_document))
+        num_heads = self.lists.count.shape[0] // start_of_document.shape[0]
+        forget = jnp.repeat(start_of_document, num_heads)
         count = jnp.where(forget[:, None], 0, self.lists.count)
         return dataclasses.replace(
             self, lists=dataclasses.replace(self.lists, count=count)
@@ -79,9 +81,6 @@ class ClusteredIndex:
             of_heads(next_slot),
         )
 
-    def _num_heads(self, of_rows: jax.Array) -> int:
-        return self.list_of.shape[0] // of_rows.shape[0]
-
     def _without(self, slot: jax.Array, leaves: jax.Array) -> "ClusteredIndex":
         """Drops the oldest pairs: those in `slot`, where `leaves`."""
         group = lists.groups(slot)
@@ -89,7 +88,6 @@ class ClusteredIndex:
         left = jnp.where(leaves, self.list_of[group, slot], num_lists)
         count = self.lists.count.at[group, left].add(-1, mode="drop")
         first = self.lists.first.at[group, left].add(1, mode="drop") % list_size
-        # A list may stay empty for long; what its center was must not come back.
         return dataclasses.replace(
             self, lists=dataclasses.replace(self.lists, count=count, first=first)
         )
@@ -115,10 +113,10 @@ class ClusteredIndex:
             waits = waits & ~fits
             # The list that the first of those in wait did not fit into is full.
             full = jnp.take_along_axis(choice, waits.argmax(1)[:, None], axis=1)[:, 0]
-            stored, list_of, pair = lists.make_room(
+            stored, list_of, pair = clustered_regroup.make_room(
                 stored, list_of, full, waits.any(1), next_slot
             )
-            choice = lists.choose_again(stored, keys, choice, pair)
+            choice = clustered_regroup.choose_again(stored, keys, choice, pair)
             return ClusteredIndex(stored, list_of), choice, waits
 
         return jax.lax.while_loop(waiting, step, (self, choice, arrives))[0]

@@ -100,13 +100,17 @@ def insert(
     slot = (memory.num_written[:, None] + position) % memory.memory_size
     # Past the end: "drop" ignores it.
     slot = jnp.where(written, slot, memory.memory_size)
-    row = jnp.arange(batch, dtype=jnp.int32)[:, None]
+    # Every index written out: where heads are a slice, a TPU copies the memory to
+    # another layout and back.
+    row = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+    head = jnp.arange(keys.shape[2], dtype=jnp.int32)[None, :, None]
+    slot = slot[:, None, :]
 
     keys = jax.lax.stop_gradient(keys).astype(memory.keys.dtype)
     values = jax.lax.stop_gradient(values).astype(memory.values.dtype)
 
     def write(stored: jax.Array, new: jax.Array) -> jax.Array:
-        return stored.at[row, :, slot].set(new, mode="drop")
+        return stored.at[row, head, slot].set(new.swapaxes(1, 2), mode="drop")
 
     return Memory(
         keys=write(memory.keys, keys),

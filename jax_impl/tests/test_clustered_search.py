@@ -238,10 +238,17 @@ def test_a_nan_before_a_reset_leaves_no_trace():
     keys = [grid(rng, BATCH, LENGTH, HEADS, DIM) for _ in range(9)]
     bad = np.full_like(keys[0], np.nan)
     found = []
-    for before in ([], [bad] * 3):
+    for before in ([], [bad] * 9):
         stored = empty(BATCH, SIZE, HEADS, DIM)
         for segment in before:
             stored = insert(stored, segment, segment, full)
+            held = clustered_lists.held_places(
+                stored.index.lists.first,
+                stored.index.lists.count,
+                stored.index.lists.slots.shape[2],
+            )
+            slots = np.asarray(stored.index.lists.slots)[0][held[0]]
+            assert len(set(slots.tolist())) == len(slots) == stored.num_valid[0]
         stored = reset(stored, np.ones(BATCH, bool))
         for segment in keys:
             stored = insert(stored, segment, segment, full)
