@@ -5,9 +5,7 @@ from typing import Any, Literal, get_args
 
 from memorizing_jax.errors import InputError
 
-SearchEngine = Literal[
-    "bucketed", "exact", "approx_max_k", "pallas", "clustered", "scann"
-]
+SearchEngine = Literal["bucketed", "exact", "approx_max_k", "clustered", "scann"]
 
 
 @dataclasses.dataclass(frozen=True)

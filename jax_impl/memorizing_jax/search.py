@@ -15,7 +15,6 @@ from memorizing_jax import (
     bucketed_search,
     clustered_search,
     exact_search,
-    pallas_search,
     scann_search,
 )
 from memorizing_jax.clustered_index import ClusteredIndex
@@ -52,14 +51,13 @@ def find(
       memory: reset, and not yet holding the segment (MEM-4).
       top_k: neighbors wanted, which may exceed what the memory holds.
       engine: "exact" finds the best (KNN-1); "bucketed" those that win in their
-        bucket (BKT-1); "pallas" the same, as a kernel for TPU and GPU;
-        "approx_max_k" is XLA's own; "clustered" looks into the most promising lists,
-        and "scann" asks the host: both need a memory that was made for them.
+        bucket (BKT-1); "approx_max_k" is XLA's own; "clustered" looks into the most
+        promising lists, and "scann" asks the host: both need a memory that was made
+        for them.
       recall_target: share of the true neighbors that all but "exact" aim at.
 
     Raises:
-      InputError: there is no such engine, not on this device, or the memory was made
-        for another.
+      InputError: there is no such engine, or the memory was made for another.
     """
     queries, keys, index = jax.lax.stop_gradient((queries, memory.keys, memory.index))
     queries = queries.swapaxes(1, 2)  # Head by head, as the memory is laid out.
@@ -76,10 +74,6 @@ def find(
         )
         scores, slots = bucketed_search.top_k(
             *args, top_k=top_k, num_buckets=num_buckets, winners_per_bucket=winners
-        )
-    elif engine == "pallas":
-        scores, slots = pallas_search.top_k(
-            *args, top_k=top_k, recall_target=recall_target
         )
     elif engine == "clustered" and isinstance(index, ClusteredIndex):
         scores, slots = clustered_search.top_k(
