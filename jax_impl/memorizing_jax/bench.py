@@ -72,7 +72,7 @@ QUESTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 
 
 def main() -> None:
-    """Runs the questions asked, prints tables, writes JSON and Markdown."""
+    """Runs the questions asked, prints tables, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("questions", nargs="*", help=f"of {', '.join(QUESTIONS)}")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each row")
@@ -92,6 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := sorted(set(args.questions) - set(QUESTIONS)):
         parser.error(f"no question {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}, must be 1 or more")
     if bool(args.parameters) != bool(args.tokens):
         parser.error("--parameters and --tokens go together")
 
@@ -103,7 +105,9 @@ def main() -> None:
         rows = question(args)
         print(f"\n{question.__doc__}\n\n{table(rows)}\n", flush=True)
         report: dict[str, Any] = {"machine": machine, "rows": rows}
-        (args.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        new = args.output / f"{name}.json.new"
+        new.write_text(json.dumps(report, indent=1) + "\n")
+        os.replace(new, args.output / f"{name}.json")
 
 
 def describe_machine() -> str:

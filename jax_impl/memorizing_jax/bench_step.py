@@ -43,7 +43,7 @@ def training_step(config: ModelConfig) -> Callable[[], Any]:
     def mean_loss(params: Any, state: model.State) -> tuple[jax.Array, model.State]:
         logits, state, _ = model.forward(params, state, tokens, start, count, config)
         nats, predicted = loss.total(logits, tokens, count)
-        return nats / predicted, state
+        return nats / predicted.astype(nats.dtype), state
 
     step = jax.jit(jax.value_and_grad(mean_loss, has_aux=True), donate_argnums=1)
     state = model.init_state(config, BATCH)
