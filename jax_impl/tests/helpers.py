@@ -82,3 +82,13 @@ def read(params, config, segments, starts=None, counts=None, state=None):
         logits.append(np.asarray(found))
         retrieved.append(what)
     return np.stack(logits), state, retrieved
+
+
+def draw_stream():
+    """Draws four segments of three rows, which wrap, begin anew, are cut and idle.
+
+    Returns tokens, starts and counts, as `read` takes them.
+    """
+    starts = [[1, 1, 1], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    counts = [[7, 7, 4], [7, 5, 7], [7, 7, 0], [7, 2, 7]]
+    return draw_tokens(SMALL, 4, 3), np.array(starts, bool), np.array(counts)

@@ -40,14 +40,6 @@ WIDE = SMALL.replace(
 LITTLE = 2 * 2 * LARGE * 5 * 4 // 20
 
 
-@pytest.fixture(autouse=True)
-def _compile_afresh():
-    """Leaves out what was compiled before: its statistics are not all kept."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-
-
 def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype)
 
