@@ -13,6 +13,7 @@ FEATURES: Final[Mapping[str, str]] = {
     "attention": "attends to memory and local context, and combines both",
     "gradients": "differentiates one memory layer",
     "model": "runs the whole model over a stream of segments",
+    "pretrained": "runs models of the Llama family with memory too",
     "replace_parameters": "goes on with other parameters, as after a training step",
     "model_gradients": "differentiates the loss of the whole model",
     "generation": "decodes token by token",

@@ -148,6 +148,12 @@ class Implementation(Protocol):
         `config` has vocab_size, num_layers, model_dim, num_heads, head_dim, mlp_dim,
         memory_layers, memory_size, top_k, local_window, cache_length,
         segment_length, and sometimes memory_dtype. `parameters` is named as MOD-6.
+
+        With feature "pretrained" a config may also have family="llama", and then has
+        num_key_value_heads, rope_base, norm_epsilon, tied_embedding, num_sinks,
+        memory_distance, and combination, "gate" or "joint" (PRE-1 to PRE-10).
+        `parameters` is then named as PRE-10. All methods that take or return a model
+        or its state must do with such a one what they do with the paper's model.
         """
         ...
 
