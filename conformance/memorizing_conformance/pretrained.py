@@ -71,6 +71,20 @@ def one_layer_attends(parameters: Arrays) -> Arrays:
     return parameters
 
 
+def local_positions(config: Config, num_read: int, length: int) -> list[int]:
+    """Returns which positions a segment's local context holds (PRE-3, PRE-4).
+
+    Args:
+      config: sizes.
+      num_read: tokens of the document before the segment.
+      length: tokens of the segment.
+    """
+    oldest = num_read - config["cache_length"]
+    return [
+        t for t in range(num_read + length) if t < config["num_sinks"] or t >= oldest
+    ]
+
+
 def grouped_as_ungrouped(parameters: Arrays, config: Config) -> Arrays:
     """Returns parameters in which each query head has keys and values of its own."""
     group = config["num_heads"] // config["num_key_value_heads"]

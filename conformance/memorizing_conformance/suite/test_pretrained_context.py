@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from memorizing_conformance import models
 from memorizing_conformance.comparison import assert_close
 from memorizing_conformance.models import read
-from memorizing_conformance.pretrained import LOCAL, one_layer_attends
+from memorizing_conformance.pretrained import (
+    LOCAL,
+    local_positions,
+    logits_of_llama,
+    one_layer_attends,
+)
 from memorizing_conformance.readings import (
     assert_as_expected,
     assert_same_logits,
@@ -46,32 +51,30 @@ def test_places_are_counted_as_the_reference_counts_them(implementation, seed):
 
 
 @pytest.mark.rule("PRE-3")
-@pytest.mark.parametrize("dropped", [1, 13, 24])
-def test_what_was_dropped_might_as_well_never_have_been(implementation, dropped):
-    """Sinks, cache and segment read the same with and without what lay between."""
+@pytest.mark.parametrize("lengths", [[6] * 5 + [5], [6, 3, 6, 1, 6, 5, 6, 2]])
+def test_what_was_dropped_might_as_well_never_have_been(implementation, lengths):
+    """Each segment reads as the end of a document of its local context alone.
+
+    The cache of 8 loses one of 3 sinks after 9 tokens. One layer attends: what
+    others attend to was made in a context of its own.
+    """
     parameters = one_layer_attends(models.draw_parameters(LOCAL, 10))
-    tokens = models.draw_documents(10, [41])[0]
-    # 3 sinks and a cache of 8 are read before the last segment of 6.
-    short = np.concatenate([tokens[:3], tokens[-14:]])
-    long = np.concatenate([tokens[:3], tokens[3 : 3 + dropped], tokens[-14:]])
-    whole, rest = divmod(len(long) - 6, 6)
-    found = [
-        read(implementation, LOCAL, parameters, segments_of(document, lengths))[-1]
-        for document, lengths in (
-            (short, [6, 5, 6]),
-            (long, [6] * whole + [rest] * (rest > 0) + [6]),
-        )
-    ]
-    assert_close(found[1], found[0], "logits of the last segment")
+    document = models.draw_documents(10, [35])[0]
+    segments = segments_of(document, lengths)
+    first = 0
+    for logits, length in zip(
+        read(implementation, LOCAL, parameters, segments), lengths, strict=True
+    ):
+        context = document[local_positions(LOCAL, first, length)]
+        expected = logits_of_llama(LOCAL, parameters, context)[-length:]
+        assert_close(logits[0, :length], expected, f"logits from position {first} on")
+        first += length
 
 
 @pytest.mark.rule("PRE-3")
-def test_a_sink_keeps_its_distance_while_others_are_in_the_cache(implementation):
-    """After 9 tokens a cache of 8 has lost one of 3 sinks, and nothing else."""
-    parameters = models.draw_parameters(LOCAL, 11)
-    tokens = models.draw_documents(11, [15])[0]
-    segments = segments_of(tokens, [6, 3, 6])
-    assert_as_expected(implementation, LOCAL, parameters, segments)
+def test_rows_count_their_own_places(implementation):
+    """Documents of all lengths, which rows begin at different times."""
+    assert_as_expected(implementation, LOCAL, *draw_varied(LOCAL, 11))
 
 
 @pytest.mark.rule("PRE-3")
@@ -127,6 +130,15 @@ def test_a_document_of_sinks_alone(implementation):
 @pytest.mark.parametrize("config", [NARROW, MANY_SINKS], ids=["narrow", "many"])
 def test_sinks_are_those_of_the_reference(implementation, config):
     assert_as_expected(implementation, config, *draw_varied(config, 15))
+
+
+@pytest.mark.rule("PRE-4")
+def test_padding_is_no_sink(implementation):
+    """Segments of one and two tokens, then of six, with 8 sinks."""
+    parameters = models.draw_parameters(MANY_SINKS, 18)
+    document = models.draw_documents(18, [27])[0]
+    segments = segments_of(document, [1, 2, 6, 6, 6, 6])
+    assert_as_expected(implementation, MANY_SINKS, parameters, segments)
 
 
 @pytest.mark.rule("PRE-9")

@@ -7,6 +7,7 @@ from mutants import (
     memory,
     model,
     model_memory,
+    pretrained,
     search,
     streams,
 )
@@ -20,5 +21,6 @@ MUTANTS: list[Mutant] = [
     *gradients.MUTANTS,
     *model.MUTANTS,
     *model_memory.MUTANTS,
+    *pretrained.MUTANTS,
     *streams.MUTANTS,
 ]
