@@ -12,57 +12,60 @@ Parameters = dict[str, np.ndarray]
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter, by the names of MOD-6 or PRE-10."""
-    if isinstance(config, PretrainedConfig):
-        return _pretrained_shapes(config)
-    embed, heads, dim = config.model_dim, config.num_heads, config.head_dim
+    embed = config.model_dim
     result: dict[str, tuple[int, ...]] = {
         "embedding": (config.vocab_size, embed),
         "final_norm_gain": (embed,),
     }
-    for i in range(config.num_layers):
-        layer = {
-            "attention_norm_gain": (embed,),
-            "query_kernel": (embed, heads, dim),
-            "key_kernel": (embed, heads, dim),
-            "value_kernel": (embed, heads, dim),
-            "output_kernel": (heads, dim, embed),
-            "attention_scale": (heads,),
-            "relative_bias": (heads, positions.NUM_BUCKETS),
-            "mlp_norm_gain": (embed,),
-            "mlp_in_kernel": (embed, config.mlp_dim),
-            "mlp_out_kernel": (config.mlp_dim, embed),
-        }
-        if i in config.memory_layers:
-            layer["gate_bias"] = (heads,)
-        result |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
-    return result
-
-
-def _pretrained_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
-    embed, heads, dim = config.model_dim, config.num_heads, config.head_dim
-    key_value = (embed, config.num_key_value_heads, dim)
-    result: dict[str, tuple[int, ...]] = {
-        "embedding": (config.vocab_size, embed),
-        "final_norm_gain": (embed,),
-    }
-    if not config.tied_embedding:
+    if isinstance(config, PretrainedConfig) and not config.tied_embedding:
         result["output_embedding"] = (config.vocab_size, embed)
     for i in range(config.num_layers):
-        layer = {
-            "attention_norm_gain": (embed,),
-            "query_kernel": (embed, heads, dim),
-            "key_kernel": key_value,
-            "value_kernel": key_value,
-            "output_kernel": (heads, dim, embed),
-            "mlp_norm_gain": (embed,),
-            "mlp_gate_kernel": (embed, config.mlp_dim),
-            "mlp_up_kernel": (embed, config.mlp_dim),
-            "mlp_out_kernel": (config.mlp_dim, embed),
-        }
-        if i in config.memory_layers and config.combination == "gate":
-            layer["gate_bias"] = (heads,)
+        if isinstance(config, PretrainedConfig):
+            layer = _pretrained_layer(config)
+            has_gate = config.combination == "gate"
+        else:
+            layer = _layer(config)
+            has_gate = True
+        if has_gate and i in config.memory_layers:
+            layer["gate_bias"] = (config.num_heads,)
         result |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
     return result
+
+
+def _layer(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    embed, heads = config.model_dim, config.num_heads
+    return {
+        **_projections(config, heads),
+        "attention_scale": (heads,),
+        "relative_bias": (heads, positions.NUM_BUCKETS),
+        "mlp_norm_gain": (embed,),
+        "mlp_in_kernel": (embed, config.mlp_dim),
+        "mlp_out_kernel": (config.mlp_dim, embed),
+    }
+
+
+def _pretrained_layer(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    embed = config.model_dim
+    return {
+        **_projections(config, config.num_key_value_heads),
+        "mlp_norm_gain": (embed,),
+        "mlp_gate_kernel": (embed, config.mlp_dim),
+        "mlp_up_kernel": (embed, config.mlp_dim),
+        "mlp_out_kernel": (config.mlp_dim, embed),
+    }
+
+
+def _projections(
+    config: ModelConfig, num_key_value_heads: int
+) -> dict[str, tuple[int, ...]]:
+    embed, heads, dim = config.model_dim, config.num_heads, config.head_dim
+    return {
+        "attention_norm_gain": (embed,),
+        "query_kernel": (embed, heads, dim),
+        "key_kernel": (embed, num_key_value_heads, dim),
+        "value_kernel": (embed, num_key_value_heads, dim),
+        "output_kernel": (heads, dim, embed),
+    }
 
 
 def init(

@@ -39,7 +39,7 @@ SMALL: Config = {
     "segment_length": 4,
 }
 LENGTH = 13
-LOCAL = {"memory_layers": ()}
+LOCAL: Config = {"memory_layers": ()}
 
 
 def drawn(

@@ -188,8 +188,8 @@ MUTANTS = [
     _parameters(
         "every layer has a gate",
         "MOD-6",
-        "if i in config.memory_layers:",
-        "if i >= 0:",
+        "if has_gate and i in config.memory_layers:",
+        "if has_gate:",
     ),
     _parameters(
         "the output kernel is [E, H, D]",
