@@ -1,10 +1,11 @@
 """Small models of the Llama family, and what they compute without memory."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from memorizing_conformance.implementation import Arrays
+from memorizing_conformance.implementation import Arrays, StreamSegment
 from memorizing_conformance.models import Config, changed
 
 # All sizes differ. Three of six query heads share a key-value head; sinks are still in
@@ -83,6 +84,21 @@ def local_positions(config: Config, num_read: int, length: int) -> list[int]:
     return [
         t for t in range(num_read + length) if t < config["num_sinks"] or t >= oldest
     ]
+
+
+def cut_at(
+    config: Config, document: np.ndarray, lengths: Sequence[int]
+) -> list[StreamSegment]:
+    """Returns one row's segments of a document, padded from the given lengths on."""
+    assert sum(lengths) == len(document)
+    segments, first = [], 0
+    for length in lengths:
+        tokens = np.zeros((1, config["segment_length"]), np.int64)
+        tokens[0, :length] = document[first : first + length]
+        start, num_tokens = np.array([first == 0]), np.array([length])
+        segments.append((tokens, start, num_tokens, tokens, num_tokens))
+        first += length
+    return segments
 
 
 def grouped_as_ungrouped(parameters: Arrays, config: Config) -> Arrays:

@@ -13,6 +13,7 @@ from memorizing_conformance.pretrained import (
     GATED,
     JOINT,
     STILL,
+    cut_at,
     grouped_as_ungrouped,
     logits_of_llama,
     one_layer_attends,
@@ -122,16 +123,9 @@ def test_a_joint_memory_that_loses_nothing_is_full_attention(implementation, len
     """Each position has its weight once, in local context or in memory."""
     parameters = without_positions(models.draw_parameters(COMPLETE, 6), COMPLETE)
     document = models.draw_documents(6, [35])[0]
-    state = implementation.init_model(COMPLETE, parameters, 1)
-    found, first = [], 0
-    for length in lengths:
-        tokens = np.zeros((1, 6), np.int64)
-        tokens[0, :length] = document[first : first + length]
-        logits, state = implementation.forward(
-            state, tokens, np.array([first == 0]), np.array([length])
-        )
-        found.append(np.array(logits)[0, :length])
-        first += length
+    segments = cut_at(COMPLETE, document, lengths)
+    logits = read(implementation, COMPLETE, parameters, segments)
+    found = [one[0, :n] for one, n in zip(logits, lengths, strict=True)]
     expected = logits_of_llama(COMPLETE, parameters, document)
     assert_close(np.concatenate(found), expected, "logits")
 

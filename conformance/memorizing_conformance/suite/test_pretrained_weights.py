@@ -8,7 +8,7 @@ import pytest
 
 from memorizing_conformance import models, showing
 from memorizing_conformance.comparison import assert_close
-from memorizing_conformance.pretrained import local_positions
+from memorizing_conformance.pretrained import cut_at, local_positions
 
 pytestmark = [
     pytest.mark.level("model"),
@@ -25,21 +25,17 @@ def assert_weights(implementation, config, lengths, weights_of):
     """
     document = models.draw_documents(0, [sum(lengths)], config["vocab_size"])[0]
     parameters = showing.parameters_of(config)
-    state = implementation.init_model(config, parameters, 1)
+    found = models.read(
+        implementation, config, parameters, cut_at(config, document, lengths)
+    )
     first = 0
-    for length in lengths:
-        tokens = np.zeros((1, config["segment_length"]), np.int64)
-        tokens[0, :length] = document[first : first + length]
-        logits, state = implementation.forward(
-            state, tokens, np.array([first == 0]), np.array([length])
-        )
+    for logits, length in zip(found, lengths, strict=True):
         weights = np.zeros((length, config["vocab_size"]))
         for i in range(length):
             for position, weight in weights_of(first, first + i).items():
                 weights[i, document[position]] += weight
         expected = showing.logits_of(config, weights)
-        found = np.asarray(logits)[0, :length]
-        assert_close(found, expected, f"logits from position {first} on")
+        assert_close(logits[0, :length], expected, f"logits from position {first} on")
         first += length
 
 
