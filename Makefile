@@ -61,7 +61,7 @@ types: $(READY)  ## Static types
 
 # A process per folder: JAX fixes its number of devices when it starts, and jaxtyping
 # must hook a package before anything imports it.
-UNITS := unit-reference unit-data unit-jax unit-conformance
+UNITS := unit-reference unit-data unit-jax unit-sharded unit-conformance
 .PHONY: unit $(UNITS)
 unit: $(UNITS)  ## Unit tests of all four folders
 
@@ -74,6 +74,9 @@ unit-data: $(READY)
 
 unit-jax: $(READY)
 	$(PY) -m pytest -n $(WORKERS) jax_impl/tests
+
+unit-sharded: $(READY)
+	$(PY) -m pytest -n $(WORKERS) jax_impl/tests_sharded
 
 unit-conformance: $(READY)
 	$(PY) -m pytest -n $(WORKERS) conformance/tests
