@@ -49,10 +49,10 @@ def draw_segments(config, count):
 
 
 def begin(config, mesh):
-    """Returns a run before its first step, and where its arrays are."""
+    """Returns a run before its first step, where the table puts it."""
     make = functools.partial(train_step.init, config)
     places = sharding.shardings(jax.eval_shape(make), mesh)
-    return jax.jit(make, out_shardings=places)(), places
+    return jax.jit(make, out_shardings=places)()
 
 
 @functools.cache
@@ -60,17 +60,16 @@ def losses_and_gradients(sizes):
     """Returns those of each segment of a stream; the parameters stay as they are."""
     mesh = mesh_of(sizes)
     config = dataclasses.replace(CONFIG, mesh=MeshConfig(*sizes))
-    run, places = begin(config, mesh)
+    run = begin(config, mesh)
     step = jax.jit(
         functools.partial(train_step.loss_and_gradients, config=config.model),
-        out_shardings=((None, None, places.model, None), places.parameters),
         donate_argnums=1,
     )
     state, results = run.model, []
     with jax.set_mesh(mesh):
         # The last pairs overwrite the first.
         for segments in draw_segments(config, 12):
-            (nats, predicted, state, _), gradients = step(
+            (nats, predicted, state, *_), gradients = step(
                 run.parameters, state, segments
             )
             results.append(jax.tree.map(np.asarray, (nats, predicted, gradients)))
@@ -103,7 +102,7 @@ def stepped():
     """Returns a run after three steps on a mesh, and the compiled step."""
     config = dataclasses.replace(CONFIG, mesh=MeshConfig(2, 2, 2))
     mesh = mesh_of((2, 2, 2))
-    run, _ = begin(config, mesh)
+    run = begin(config, mesh)
     with jax.set_mesh(mesh):
         step = train_step.jitted(config, mesh)
         compiled = step.lower(run, next(draw_segments(config, 1))).compile()
