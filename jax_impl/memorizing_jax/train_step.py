@@ -1,12 +1,16 @@
 """One step of training as a pure function: segment in, updated run out."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from memorizing_jax import loss, model, optimizer, parameters, search
+from memorizing_jax import loss, model, optimizer, parameters, search, sharding
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
@@ -84,7 +88,7 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
     return Run(
         parameters=initial,
         optimizer=optimizer.init(config.optimizer, initial),
-        model=model.init_state(config.model, config.batch),
+        model=model.init_state(config.model, config.batch, config.mesh.memory),
         key=jax.random.key_data(key),
         step=jnp.zeros((), jnp.int32),
     )
@@ -159,6 +163,28 @@ def train_step(
         step=run.step + 1,
     )
     return new_run, metrics
+
+
+def jitted(config: TrainConfig, mesh: Mesh) -> Callable[[Run, Segments], Any]:
+    """Returns the step for a mesh, to be called under `jax.set_mesh(mesh)`.
+
+    `run` is donated, and what comes back is divided as it was.
+    """
+    shapes = jax.eval_shape(functools.partial(init, config))
+    run = sharding.shardings(shapes, mesh)
+    segments = {"segments": jax.eval_shape(functools.partial(_no_segments, config))}
+    return jax.jit(
+        functools.partial(train_step, config=config),
+        in_shardings=(run, sharding.shardings(segments, mesh)["segments"]),
+        out_shardings=(run, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _no_segments(config: TrainConfig) -> Segments:
+    of_row = jnp.zeros(config.batch, jnp.int32)
+    tokens = jnp.zeros((config.batch, config.model.segment_length), jnp.int32)
+    return Segments(tokens, tokens, of_row > 0, of_row, of_row)
 
 
 # Donated, so that memory and parameters are updated where they are.
