@@ -29,7 +29,8 @@ class State:
 
     Attributes:
       num_cached: [batch]; filled positions of every layer's cache (LOC-3).
-      caches: one per layer; none where `cache_length` is 0.
+      caches: one per group of `parameters.groups`, those of several layers stacked
+        along a leading axis; none where `cache_length` is 0.
       memories: one per memory layer, in the order of `config.memory_layers`; none
         where `memory_size` is 0.
     """
@@ -56,15 +57,15 @@ class Retrieved(NamedTuple):
 def init_state(config: ModelConfig, batch: int) -> State:
     """Returns the state before the first segment: empty caches and memories."""
     heads, dim = config.num_heads, config.head_dim
-    num_caches = config.num_layers if config.cache_length else 0
+    groups = parameters.groups(config) if config.cache_length else ()
     num_memories = len(config.memory_layers) if config.memory_size else 0
     length, size = config.cache_length, config.memory_size
     # Each array its own buffer: the step donates them, and none twice.
     return State(
         num_cached=jnp.zeros(batch, jnp.int32),
         caches=tuple(
-            caches.empty(batch, length, heads, dim, config.compute_dtype)
-            for _ in range(num_caches)
+            caches.empty(batch, length, heads, dim, config.compute_dtype, len(group))
+            for group in groups
         ),
         memories=tuple(
             memories.empty(batch, size, heads, dim, config.memory_dtype, config.search)
@@ -86,7 +87,8 @@ def forward(
     """Reads one segment of every row (MOD-1, ORD-1).
 
     Args:
-      params: float32, named as in `parameters.shapes`.
+      params: float32, in either layout of `parameters`. Groups of stacked layers
+        are scanned, those of flat ones written out one after the other.
       state: what the call for the segment before returned. Donate it where the
         call is jitted, and the memory is written in place.
       tokens: the segment; what stands behind `num_tokens` is padding (SEG-1).
@@ -108,34 +110,79 @@ def forward(
     )
     new_caches, new_memories, retrieved = [], [], {}
     x = params["embedding"].astype(dtype)[tokens]
-    for i in range(config.num_layers):
-        layer = parameters.of_layer(params, i)
-        cache = state.caches[i] if state.caches else None
-        memory = None
+    for g, group in enumerate(parameters.groups(config)):
+        cache = state.caches[g] if state.caches else None
+        i = group[0]
         if i in config.memory_layers and state.memories:
             stored = state.memories[config.memory_layers.index(i)]
             memory = memories.reset(stored, start_of_document)
-
-        normed = rms_norm(x, layer["attention_norm_gain"])
-        update, keys, values, found = attention_layer(
-            layer, normed, cache, memory, mask, config
-        )
-        x = x + update
-        x = x + mlp(layer, rms_norm(x, layer["mlp_norm_gain"]))
-
-        if cache is not None:
-            new_caches.append(caches.append(cache, keys, values, num_tokens))
-        if memory is not None and found is not None:
-            counts = memories.wait_for(num_tokens, update)
+            layer = parameters.of_layer(params, i)
+            x, keys, values, found = read_layer(layer, x, cache, memory, mask, config)
+            cache = cache and caches.append(cache, keys, values, num_tokens)
+            counts = memories.wait_for(num_tokens, x)
             new_memories.append(memories.insert(memory, keys, values, counts))
             retrieved[i] = found
+        else:
+            x, cache = read_group(params, group, x, cache, mask, num_tokens, config)
+        new_caches.append(cache)
 
     new_state = State(
         num_cached=jnp.minimum(config.cache_length, num_cached + num_tokens),
-        caches=tuple(new_caches),
+        caches=tuple(new_caches) if state.caches else (),
         memories=tuple(new_memories),
     )
     return logits_of(params, x), new_state, retrieved
+
+
+def read_group(
+    params: Parameters,
+    group: range,
+    x: Float[Array, "batch segment_length model_dim"],
+    cache: Cache | None,
+    mask: Bool[Array, "batch segment_length local_length"],
+    num_tokens: Int[Array, " batch"],
+    config: ModelConfig,
+) -> tuple[Float[Array, "batch segment_length model_dim"], Cache | None]:
+    """Runs a group of layers, none of which has a memory to read.
+
+    Returns:
+      The residual stream after the last of them, and what the next segment finds
+      in their caches.
+    """
+
+    def read(
+        x: jax.Array, layer_and_cache: tuple[Parameters, Cache | None]
+    ) -> tuple[jax.Array, Cache | None]:
+        layer, cache = layer_and_cache
+        x, keys, values, _ = read_layer(layer, x, cache, None, mask, config)
+        return x, cache and caches.append(cache, keys, values, num_tokens)
+
+    if len(group) == 1:
+        return read(x, (parameters.of_layer(params, group[0]), cache))
+    stacked = parameters.of_group(params, group)
+    layers = stacked or parameters.of_group(parameters.stack(params, config), group)
+    return jax.lax.scan(read, x, (layers, cache), unroll=not stacked)
+
+
+def read_layer(
+    layer: Parameters,
+    x: Float[Array, "batch segment_length model_dim"],
+    cache: Cache | None,
+    memory: Memory | None,
+    mask: Bool[Array, "batch segment_length local_length"],
+    config: ModelConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array, Retrieved | None]:
+    """Runs one layer (MOD-1).
+
+    Returns:
+      The residual stream after it, and what else `attention_layer` returns.
+    """
+    normed = rms_norm(x, layer["attention_norm_gain"])
+    update, keys, values, found = attention_layer(
+        layer, normed, cache, memory, mask, config
+    )
+    x = x + update
+    return x + mlp(layer, rms_norm(x, layer["mlp_norm_gain"])), keys, values, found
 
 
 def attention_layer(

@@ -41,7 +41,7 @@ class Run:
     """All that a run carries from step to step, but for its data position (CKP-1).
 
     Attributes:
-      parameters: by the names of MOD-6.
+      parameters: in the stacked layout of `parameters`.
       optimizer: the optimizer's own state.
       model: cache, memory and counters of every row.
       key: [2]; the PRNG key that the initial parameters were drawn from.
@@ -80,7 +80,8 @@ class Metrics:
 def init(config: TrainConfig, given: Parameters | None = None) -> Run:
     """Returns a run before its first step, with drawn parameters or given ones."""
     key = jax.random.key(config.seed)
-    initial = parameters.init(config.model, key) if given is None else given
+    flat = parameters.init(config.model, key) if given is None else given
+    initial = parameters.stack(flat, config.model)
     return Run(
         parameters=initial,
         optimizer=optimizer.init(config.optimizer, initial),
@@ -99,7 +100,7 @@ def loss_and_gradients(
     leaves the segment (LOC-7, MEM-8).
 
     Args:
-      params: by the names of MOD-6.
+      params: in either layout of `parameters`; the gradients have the same.
       state: cache and memory before the segment.
       segments: what to read and to predict.
       config: the model's sizes.
