@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from memorizing_jax import attention, model, parameters
+from memorizing_jax import attention, memory_shards, model, parameters
 from memorizing_jax import cache as caches
 from memorizing_jax import memory as memories
 from memorizing_jax.cache import Cache
@@ -104,21 +104,22 @@ def decode_step(
     kept = config.cache_length + config.segment_length
     mask = attention.local_mask(1, config.local_window, kept, num_visible)
     dtype = jnp.dtype(config.compute_dtype)
-    x = params["embedding"].astype(dtype)[token[:, None]]
+    x = model.embed(params, token[:, None], dtype)
     one = jnp.ones_like(position)
     new_caches, new_memories = [], []
     for cache, group in zip(state.caches, parameters.groups(config), strict=True):
         i = group[0]
         if i in config.memory_layers and state.memories:
             stored = state.memories[config.memory_layers.index(i)]
-            memory = memories.reset(stored, start_of_document)
+            memory = memory_shards.reset(stored, start_of_document)
             layer = parameters.of_layer(params, i)
             x, keys, values, _ = model.read_layer(layer, x, cache, memory, mask, config)
             new_memories.append(memory)
             new_caches.append(caches.append(cache, keys, values, one))
         else:
-            x, cache = model.read_group(params, group, x, cache, mask, one, config)
-            new_caches.append(cache)
+            x, grown = model.read_group(params, group, x, cache, mask, one, config)
+            assert grown is not None
+            new_caches.append(grown)
     new_state = DecodeState(
         position=position + 1,
         num_visible=num_visible + 1,
@@ -150,7 +151,9 @@ def _complete(state: DecodeState, read: jax.Array, config: ModelConfig) -> Decod
         num_visible=jnp.where(complete, few, state.num_visible),
         caches=state.caches,
         memories=tuple(
-            memories.insert(memory, cache.keys[:, kept:], cache.values[:, kept:], count)
+            memory_shards.insert(
+                memory, cache.keys[:, kept:], cache.values[:, kept:], count
+            )
             for memory, cache in zip(state.memories, of_memory_layers, strict=True)
         ),
     )

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
+from memorizing_jax.sharding import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,8 @@ class TrainConfig:
     """Its vocab_size is taken from the data set."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     """How gradients become updates."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """How devices divide the work."""
     batch: int = 16
     """Rows: documents read side by side, each with its own memory."""
     steps: int = 10_000
@@ -113,6 +116,7 @@ _MAY_CHANGE: Final = (
     "steps",
     "checkpoint_interval",
     "checkpoints_kept",
+    "mesh",
     "model.checked",
 )
 
@@ -139,7 +143,9 @@ def from_json(settings: dict[str, Any]) -> TrainConfig:
     try:
         model = model_from_json(settings["model"])
         optimizer = OptimizerConfig(**settings["optimizer"])
-        return TrainConfig(**settings | {"model": model, "optimizer": optimizer})
+        mesh = MeshConfig(**settings["mesh"])
+        parts = {"model": model, "optimizer": optimizer, "mesh": mesh}
+        return TrainConfig(**settings | parts)
     except (KeyError, TypeError) as error:
         raise InputError(
             f"the saved settings are not those of a run: {error}"

@@ -1,12 +1,16 @@
 """One step of training as a pure function: segment in, updated run out."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from memorizing_jax import loss, model, optimizer, parameters, search
+from memorizing_jax import loss, model, optimizer, parameters, search, sharding
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
@@ -85,7 +89,7 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
     return Run(
         parameters=initial,
         optimizer=optimizer.init(config.optimizer, initial),
-        model=model.init_state(config.model, config.batch),
+        model=model.init_state(config.model, config.batch, config.mesh.memory),
         key=jax.random.key_data(key),
         step=jnp.zeros((), jnp.int32),
     )
@@ -160,6 +164,28 @@ def train_step(
         step=run.step + 1,
     )
     return new_run, metrics
+
+
+def jitted(config: TrainConfig, mesh: Mesh) -> Callable[[Run, Segments], Any]:
+    """Returns the step for a mesh, to be called under `jax.set_mesh(mesh)`.
+
+    `run` is donated, and what comes back is divided as it was.
+    """
+    run = jax.eval_shape(functools.partial(init, config))
+    length = config.model.segment_length
+    tokens = jax.ShapeDtypeStruct((config.batch, length), jnp.int32)
+    of_row = jax.ShapeDtypeStruct((config.batch,), jnp.int32)
+    segments = Segments(tokens, tokens, of_row, of_row, of_row)
+    run, segments = (
+        sharding.shardings(run, mesh),
+        sharding.shardings({"segments": segments}, mesh)["segments"],
+    )
+    return jax.jit(
+        functools.partial(train_step, config=config),
+        in_shardings=(run, segments),
+        out_shardings=(run, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 # Donated, so that memory and parameters are updated where they are.
