@@ -181,8 +181,8 @@ def _spec(name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> Partiti
     found = [axes for pattern, axes in RULES if re.fullmatch(pattern, name)]
     if len(found) != 1:
         raise LookupError(f"{len(found)} rules of sharding.RULES match {name!r}, not 1")
-    # optax keeps an array of one element where it needs none.
-    axes = found[0] if math.prod(shape) > 1 else ()
+    # optax keeps an array of one element, a layer, where it needs none.
+    axes = () if tuple(shape[-1:]) == (1,) else found[0]
     if len(axes) > len(shape):
         raise LookupError(f"the rule for {name!r} has more axes than {tuple(shape)}")
     whole = len(shape) - len(axes)
