@@ -147,6 +147,15 @@ def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*dividing))
 
 
+def constrain_parameters(tree: Any) -> Any:
+    """Tells XLA that arrays, such as gradients, are divided as the parameters are."""
+    mesh = current()
+    if mesh is None:
+        return tree
+    dividing = specs({"parameters": tree}, mesh)["parameters"]
+    return jax.lax.with_sharding_constraint(tree, dividing)
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """Returns the sharding of every leaf, in the structure of the tree.
 

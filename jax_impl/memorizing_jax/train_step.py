@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from memorizing_jax import loss, model, optimizer, parameters, search, sharding
+from memorizing_jax import (
+    accumulation,
+    loss,
+    model,
+    optimizer,
+    parameters,
+    search,
+    sharding,
+)
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
@@ -96,7 +104,11 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
 
 
 def loss_and_gradients(
-    params: Parameters, state: model.State, segments: Segments, config: ModelConfig
+    params: Parameters,
+    state: model.State,
+    segments: Segments,
+    config: ModelConfig,
+    parts: int = 1,
 ) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite], Parameters]:
     """Returns the loss of one segment of every row, and its gradients.
 
@@ -108,30 +120,38 @@ def loss_and_gradients(
       state: cache and memory before the segment.
       segments: what to read and to predict.
       config: the model's sizes.
+      parts: in how many parts to read the rows, one after the other.
 
     Returns:
       Total nats, number of predicted tokens, the next state and what checked search
       refuses; and the gradients.
     """
+    state = model.reset(state, segments.start_of_document)
+    predicted = segments.num_targets.sum()
 
-    def mean(
-        params: Parameters,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, model.State, NotFinite]]:
-        logits, new_state, retrieved = model.forward(
-            params,
-            state,
-            segments.tokens,
-            segments.start_of_document,
-            segments.num_tokens,
-            config,
-        )
-        nats, predicted = loss.total(logits, segments.targets, segments.num_targets)
+    def share(params: Parameters, state: model.State, segments: Segments) -> Any:
+        """Returns the part of these rows in the mean, and what reading them gives."""
+        found = model.read(params, state, segments.tokens, segments.num_tokens, config)
+        nats, _ = loss.total(found.logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
-        bad = {layer: found.not_finite for layer, found in retrieved.items()}
-        return nats / count, (nats, predicted, new_state, bad)
+        bad = {layer: what.not_finite for layer, what in found.retrieved.items()}
+        return nats / count, (nats, found.caches, found.pairs, bad)
 
-    (_, measured), gradients = jax.value_and_grad(mean, has_aux=True)(params)
-    return measured, gradients
+    def of_rows(state: model.State, segments: Segments) -> Any:
+        (_, (nats, *rest)), gradients = jax.value_and_grad(share, has_aux=True)(
+            params, state, segments
+        )
+        return (nats, sharding.constrain_parameters(gradients)), rest
+
+    if parts == 1:
+        (nats, gradients), (caches, pairs, bad) = of_rows(state, segments)
+    else:
+        (nats, gradients), (caches, pairs, bad) = accumulation.accumulate(
+            of_rows, parts, state, segments
+        )
+        caches, pairs = accumulation.joined((caches, pairs))
+    after = model.insert(state, caches, pairs, segments.num_tokens, config)
+    return (nats, predicted, after, bad), gradients
 
 
 def train_step(
@@ -139,7 +159,7 @@ def train_step(
 ) -> tuple[Run, Metrics]:
     """Reads one segment of every row and updates the parameters."""
     measured, gradients = loss_and_gradients(
-        run.parameters, run.model, segments, config.model
+        run.parameters, run.model, segments, config.model, config.accumulation
     )
     nats, predicted, new_state, not_finite = measured
     updated, optimizer_state = optimizer.update(
