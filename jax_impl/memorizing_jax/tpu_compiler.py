@@ -45,8 +45,11 @@ def devices(topology: str) -> list[jax.Device]:
     if "TPU_SKIP_MDS_QUERY" in os.environ:
         for name, value in _ALONE.items():
             os.environ.setdefault(name, value)
+    # A chip is one device: the two cores of a v4 work as one, as they do when it runs.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
     try:
-        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+        found = topologies.get_topology_desc(topology, platform="tpu", **options)
+        return list(found.devices)
     except jax.errors.JaxRuntimeError as error:
         raise InputError(
             f"the TPU compiler knows no topology {topology!r}, expected one like "
