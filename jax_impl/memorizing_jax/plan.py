@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from memorizing_jax import chips, program_costs, sharding, tpu_compiler, train_step
-from memorizing_jax.errors import InputError
 from memorizing_jax.train_config import TrainConfig
 from memorizing_jax.train_step import Run, Segments
 
@@ -42,7 +41,7 @@ class Plan:
       capacity: bytes of a chip's large memory.
       fits: whether the compiler found room for all of it.
       reason: why not, in the compiler's words.
-      operations: floating-point operations of the products, by `jax.make_jaxpr`.
+      operations: floating-point operations of the products, counted in the jaxpr.
       bytes_moved: to and from the large memory.
       compute_seconds: the compiler's estimate for what it fused, collectives left out.
       roofline_seconds: at the chip's public peaks, the larger of operations and bytes.
@@ -97,15 +96,15 @@ def make(config: TrainConfig, topology: str) -> Plan:
     run, segments = shapes(config)
     step = train_step.jitted(config, mesh)
     with jax.set_mesh(mesh):
-        lowered = step.lower(run, segments)
-        operations = _operations(config, run, segments)
+        traced = step.trace(run, segments)
+        lowered = traced.lower()
     held = _held(run, mesh)
     common: dict[str, Any] = {
         "chips": len(devices),
         "mesh": tuple(mesh.shape.values()),
         "tokens": config.batch * config.model.segment_length,
         "capacity": chip.capacity,
-        "operations": operations // len(devices),
+        "operations": _operations(traced.jaxpr.jaxpr) // len(devices),
         **held,
     }
     try:
@@ -187,13 +186,8 @@ def _needed(message: str) -> int | None:
     return found and int(float(found[1]) * _UNITS[found[2]])
 
 
-def _operations(config: TrainConfig, run: Run, segments: Segments) -> int:
-    """Returns the floating-point operations of all products of a step, on all chips."""
-    step = functools.partial(train_step.train_step, config=config)
-    return _of_jaxpr(jax.make_jaxpr(step)(run, segments).jaxpr)
-
-
-def _of_jaxpr(jaxpr: Any) -> int:
+def _operations(jaxpr: Any) -> int:
+    """Returns the floating-point operations of all products, on all chips."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -210,5 +204,5 @@ def _of_jaxpr(jaxpr: Any) -> int:
             list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
         )
         nested = [getattr(x, "jaxpr", x) for x in inner]
-        total += times * sum(_of_jaxpr(x) for x in nested if hasattr(x, "eqns"))
+        total += times * sum(_operations(x) for x in nested if hasattr(x, "eqns"))
     return total

@@ -21,8 +21,10 @@ _COLLECTIVE: Final = re.compile(
 )
 # They name or pass on what others made.
 _FREE: Final = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all iota partition-id "
-    "replica-id optimization-barrier".split()
+    (
+        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota"),
+        *("after-all", "partition-id", "replica-id", "optimization-barrier"),
+    )
 )
 
 
