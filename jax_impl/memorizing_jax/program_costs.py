@@ -218,11 +218,13 @@ def _moved_by_fusion(inside: list[Instruction], written: int, sizes: list[int]) 
     parameters = [one for one in inside if one.operation == "parameter"]
     parameters.sort(key=lambda one: int(one.arguments))
     for one, size in zip(parameters, sizes, strict=False):
-        sliced = [u for u in users[one.name] if u.operands[0] == one.name]
-        kinds = {u.operation for u in users[one.name]}
+        uses = users[one.name]
+        kinds = {use.operation for use in uses if use.operands[0] == one.name}
+        if any(use.operands[0] != one.name for use in uses):
+            kinds.add("index")
         if kinds and kinds <= {"dynamic-slice", "gather", "slice"}:
-            size = min(size, sum(num_bytes(u.made) for u in sliced))
-        elif kinds == {"dynamic-update-slice"} and sliced:
+            size = min(size, sum(num_bytes(use.made) for use in uses))
+        elif kinds == {"dynamic-update-slice"}:
             # Written where it is: what the fusion makes is this array, and only the
             # update moves.
             size, total = 0, total - size
