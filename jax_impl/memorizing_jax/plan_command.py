@@ -87,10 +87,9 @@ class Plan:
             for setting in dict.fromkeys((without, one)):
                 if _find(rows, setting) is None:
                     self._say(f"{i + 1} of {len(settings)}: compiling {setting}")
-                    row = setting.compiled()
-                    rows.append(row)
+                    rows.append(setting.compiled())
                     if self.json is not None:
-                        plan_report.append(self.json, row)
+                        plan_report.append(self.json, rows[-1])
             row, plain = _find(rows, one), _find(rows, without)
             assert row is not None
             assert plain is not None
