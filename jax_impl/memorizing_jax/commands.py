@@ -27,7 +27,7 @@ class Train:
     output: Path
     """Folder of the run: settings, metrics, checkpoints and parameters."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
-    preset: Literal["tiny", "demo", "base"] = "demo"
+    preset: Literal["tiny", "demo", "base", "1b", "8b"] = "demo"
     """Settings to begin with; --help shows those of the one given."""
     resume: bool = False
     """Continue the run in --output, with its settings where none are given."""

@@ -157,6 +157,7 @@ def attend(
             P(MODEL),
         ),
         out_specs=(_POSITIONS, _NEIGHBORS),
+        check_vma=shards > 1,
     )(queries, jax.lax.stop_gradient(memory), found, attention_scale)
 
 

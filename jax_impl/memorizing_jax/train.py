@@ -89,7 +89,8 @@ def train(
         checkpoints.close()
     if stopped_by is None:
         tokenizer = token_files.tokenizer
-        trained = Trained(run.parameters, config.model, tokenizer, int(run.step))
+        flat = parameters.unstack(run.parameters)
+        trained = Trained(flat, config.model, tokenizer, int(run.step))
         parameter_files.save(folder.parameters, trained)
     return stopped_by
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +9,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from memorizing_jax import loss, model, optimizer, parameters, search, sharding
+from memorizing_jax import (
+    accumulation,
+    loss,
+    model,
+    optimizer,
+    parameters,
+    search,
+    sharding,
+)
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
@@ -45,7 +52,7 @@ class Run:
     """All that a run carries from step to step, but for its data position (CKP-1).
 
     Attributes:
-      parameters: by the names of MOD-6.
+      parameters: in the stacked layout of `parameters`.
       optimizer: the optimizer's own state.
       model: cache, memory and counters of every row.
       key: [2]; the PRNG key that the initial parameters were drawn from.
@@ -84,7 +91,8 @@ class Metrics:
 def init(config: TrainConfig, given: Parameters | None = None) -> Run:
     """Returns a run before its first step, with drawn parameters or given ones."""
     key = jax.random.key(config.seed)
-    initial = parameters.init(config.model, key) if given is None else given
+    flat = parameters.init(config.model, key) if given is None else given
+    initial = parameters.stack(flat, config.model)
     return Run(
         parameters=initial,
         optimizer=optimizer.init(config.optimizer, initial),
@@ -95,7 +103,11 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
 
 
 def loss_and_gradients(
-    params: Parameters, state: model.State, segments: Segments, config: ModelConfig
+    params: Parameters,
+    state: model.State,
+    segments: Segments,
+    config: ModelConfig,
+    parts: int = 1,
 ) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite], Parameters]:
     """Returns the loss of one segment of every row, and its gradients.
 
@@ -103,34 +115,42 @@ def loss_and_gradients(
     leaves the segment (LOC-7, MEM-8).
 
     Args:
-      params: by the names of MOD-6.
+      params: in either layout of `parameters`; the gradients have the same.
       state: cache and memory before the segment.
       segments: what to read and to predict.
       config: the model's sizes.
+      parts: in how many parts to read the rows, one after the other.
 
     Returns:
       Total nats, number of predicted tokens, the next state and what checked search
       refuses; and the gradients.
     """
+    state = model.reset(state, segments.start_of_document)
+    predicted = segments.num_targets.sum()
 
-    def mean(
-        params: Parameters,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, model.State, NotFinite]]:
-        logits, new_state, retrieved = model.forward(
-            params,
-            state,
-            segments.tokens,
-            segments.start_of_document,
-            segments.num_tokens,
-            config,
-        )
-        nats, predicted = loss.total(logits, segments.targets, segments.num_targets)
+    def share(params: Parameters, state: model.State, segments: Segments) -> Any:
+        """Returns the part of these rows in the mean, and what reading them gives."""
+        found = model.read(params, state, segments.tokens, segments.num_tokens, config)
+        nats, _ = loss.total(found.logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
-        bad = {layer: found.not_finite for layer, found in retrieved.items()}
-        return nats / count, (nats, predicted, new_state, bad)
+        bad = {layer: what.not_finite for layer, what in found.retrieved.items()}
+        return nats / count, (nats, found.caches, found.pairs, bad)
 
-    (_, measured), gradients = jax.value_and_grad(mean, has_aux=True)(params)
-    return measured, gradients
+    def of_rows(state: model.State, segments: Segments) -> Any:
+        (_, (nats, *rest)), gradients = jax.value_and_grad(share, has_aux=True)(
+            params, state, segments
+        )
+        return (nats, sharding.constrain_parameters(gradients)), rest
+
+    if parts == 1:
+        (nats, gradients), (caches, pairs, bad) = of_rows(state, segments)
+    else:
+        (nats, gradients), (caches, pairs, bad) = accumulation.accumulate(
+            of_rows, parts, state, segments
+        )
+        caches, pairs = accumulation.joined((caches, pairs))
+    after = model.insert(state, caches, pairs, segments.num_tokens, config)
+    return (nats, predicted, after, bad), gradients
 
 
 def train_step(
@@ -138,7 +158,7 @@ def train_step(
 ) -> tuple[Run, Metrics]:
     """Reads one segment of every row and updates the parameters."""
     measured, gradients = loss_and_gradients(
-        run.parameters, run.model, segments, config.model
+        run.parameters, run.model, segments, config.model, config.accumulation
     )
     nats, predicted, new_state, not_finite = measured
     updated, optimizer_state = optimizer.update(
@@ -165,7 +185,7 @@ def train_step(
     return new_run, metrics
 
 
-def jitted(config: TrainConfig, mesh: Mesh) -> Callable[[Run, Segments], Any]:
+def jitted(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the step for a mesh, to be called under `jax.set_mesh(mesh)`.
 
     `run` is donated, and what comes back is divided as it was.

@@ -163,6 +163,25 @@ def test_a_stream_compiles_once():
     assert forward._cache_size() == 1
 
 
+def test_deeper_models_are_no_larger_programs(small):
+    """What is compiled for 30 layers is what is compiled for 6."""
+
+    def program(num_layers):
+        sizes = small.model.replace(
+            num_layers=num_layers, memory_layers=(num_layers // 2,)
+        )
+        config = dataclasses.replace(small, model=sizes)
+        run = jax.eval_shape(functools.partial(train_step.init, config))
+        tokens = shape(config.batch, sizes.segment_length, dtype=jnp.int32)
+        counts = shape(config.batch, dtype=jnp.int32)
+        starts = shape(config.batch, dtype=jnp.bool_)
+        segments = Segments(tokens, tokens, starts, counts, counts)
+        lowered = train_step.train_step_jit.lower(run, segments, config)
+        return lowered.as_text().count("\n")
+
+    assert program(30) == program(6)
+
+
 def test_training_compiles_once(small):
     sizes = small.model.replace(num_layers=1, memory_layers=(0,))
     config = dataclasses.replace(small, model=sizes)
