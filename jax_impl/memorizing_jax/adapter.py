@@ -169,6 +169,13 @@ class JaxBucketed(JaxImplementation):
         return bucketed_search.choose_buckets(self.recall_target, memory_size, top_k)
 
 
+class JaxPallas(JaxBucketed):
+    """The port with bucketed search by a kernel, interpreted where no kernel runs."""
+
+    name = "jax, Pallas kernel"
+    engine: SearchEngine = "pallas"
+
+
 class JaxApproximate(JaxImplementation):
     """The port with XLA's own approximate top-k, which is exact off TPU."""
 
