@@ -87,38 +87,76 @@ def insert(
 
     Its cost does not depend on `memory_size`. Where the caller donates the
     memory, the slots are written in place; if it also reads it, see `wait_for`.
-    (Not bfloat16 on a CPU: there XLA widens the whole memory to scatter into it.)
+    (Not bfloat16 on a CPU: XLA has nothing there that writes it in place.)
     Gradients stop here (MEM-8), and rounding to the stored dtype is to nearest
     even (MEM-10).
     """
-    batch, segment_length = keys.shape[:2]
-    position = jnp.arange(segment_length, dtype=jnp.int32)[None, :]
-    # Padding is not written; nor is what a long segment would itself overwrite,
-    # for a scatter that hits a slot twice keeps either write.
-    last = num_tokens[:, None]
-    written = (position < last) & (position >= last - memory.memory_size)
-    slot = (memory.num_written[:, None] + position) % memory.memory_size
-    # Past the end: "drop" ignores it.
-    slot = jnp.where(written, slot, memory.memory_size)
-    # Every index written out: where heads are a slice, a TPU copies the memory to
-    # another layout and back.
-    row = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
-    head = jnp.arange(keys.shape[2], dtype=jnp.int32)[None, :, None]
-    slot = slot[:, None, :]
-
-    keys = jax.lax.stop_gradient(keys).astype(memory.keys.dtype)
-    values = jax.lax.stop_gradient(values).astype(memory.values.dtype)
-
-    def write(stored: jax.Array, new: jax.Array) -> jax.Array:
-        return stored.at[row, head, slot].set(new.swapaxes(1, 2), mode="drop")
-
+    memory, keys, values = jax.lax.stop_gradient((memory, keys, values))
+    keys = keys.astype(memory.keys.dtype)
+    values = values.astype(memory.values.dtype)
+    num_tokens = jnp.asarray(num_tokens)
+    args = memory.num_written, num_tokens
     return Memory(
-        keys=write(memory.keys, keys),
-        values=write(memory.values, values),
+        keys=write(memory.keys, keys.swapaxes(1, 2), *args),
+        values=write(memory.values, values.swapaxes(1, 2), *args),
         num_written=memory.num_written + num_tokens,
         index=memory.index
         and memory.index.insert(memory.num_written, keys, num_tokens),
     )
+
+
+def write(
+    stored: Float[Array, "batch num_heads memory_size head_dim"],
+    new: Float[Array, "batch num_heads segment_length head_dim"],
+    num_written: Int[Array, " batch"],
+    num_tokens: Int[Array, " batch"],
+) -> Float[Array, "batch num_heads memory_size head_dim"]:
+    """Writes the first `num_tokens` positions of each row into its slots (MEM-2).
+
+    A row is written as slices, not as a scatter: for that, XLA would move a memory
+    of narrow heads to another layout and back on a TPU.
+    """
+    args = stored, new, num_written, num_tokens
+    if stored.dtype != jnp.bfloat16:
+        return _write_slices(*args)
+    return jax.lax.platform_dependent(*args, cpu=_write_bits, default=_write_slices)
+
+
+def _write_bits(stored: jax.Array, new: jax.Array, *counts: jax.Array) -> jax.Array:
+    """Writes bfloat16 as uint16, at the price of a pass over the memory.
+
+    XLA for CPUs writes no bfloat16 in place: it widens the memory first, each time.
+    """
+    bits = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (stored, new))
+    return jax.lax.bitcast_convert_type(_write_slices(*bits, *counts), stored.dtype)
+
+
+def _write_slices(
+    stored: jax.Array, new: jax.Array, num_written: jax.Array, num_tokens: jax.Array
+) -> jax.Array:
+    memory_size, window = stored.shape[2], min(new.shape[2], stored.shape[2])
+    # Of a segment longer than the memory only the end stays.
+    skipped = jnp.maximum(num_tokens - memory_size, 0)
+    first_slot = (num_written + skipped) % memory_size
+    place = jnp.arange(window, dtype=jnp.int32)[None, None, :, None]
+    new = jnp.pad(new, [(0, 0), (0, 0), (window, window), (0, 0)])
+    shape = (1, stored.shape[1], window, stored.shape[3])
+
+    def write_row(row: jax.Array, stored: jax.Array) -> jax.Array:
+        # Pairs stand from the first slot on; those past the end of the memory, from
+        # its beginning. Either part is seen through a window that is in the memory.
+        for begin in (first_slot[row], first_slot[row] - memory_size):
+            slot = jnp.clip(begin, 0, memory_size - window)
+            first = skipped[row] + slot - begin  # Position of the window's first pair.
+            position = first + place
+            fresh = (position >= skipped[row]) & (position < num_tokens[row])
+            old = jax.lax.dynamic_slice(stored, (row, 0, slot, 0), shape)
+            pairs = jax.lax.dynamic_slice(new, (row, 0, first + window, 0), shape)
+            pairs = jnp.where(fresh, pairs, old)
+            stored = jax.lax.dynamic_update_slice(stored, pairs, (row, 0, slot, 0))
+        return stored
+
+    return jax.lax.fori_loop(0, stored.shape[0], write_row, stored)
 
 
 def wait_for(

@@ -5,13 +5,12 @@ the TPU compiler accepts the one, and the other can be lowered to Triton.
 """
 
 import functools
-import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled_text import largest_made
 from helpers import holding
 from jax.sharding import PartitionSpec as P
 from search_cases import NUM_WRITTEN, draw
@@ -125,18 +124,6 @@ def compiled_kernel(topology, memory_size, head_dim, dtype):
     return jax.jit(run).lower(*args).compile()
 
 
-def made(compiled):
-    """Returns the sizes of every array that the program makes."""
-    shapes = re.findall(r"= \(?\w+\[([\d,]+)\]\S* (\w+)", compiled.as_text())
-    assert shapes
-    handed_through = ("parameter", "bitcast", "get")
-    return [
-        math.prod(map(int, sizes.split(",")))
-        for sizes, operation in shapes
-        if operation not in handed_through
-    ]
-
-
 @pytest.fixture
 def real_tiles(monkeypatch):
     """Undoes `small_tiles`."""
@@ -158,7 +145,7 @@ def test_on_v5e_the_kernel_takes_keys_as_they_lie(head_dim, dtype):
     """It makes nothing but its result: no scores, no copy of the keys."""
     compiled = compiled_kernel("v5e:2x2", LARGE, head_dim, dtype)
     assert compiled.memory_analysis().temp_size_in_bytes == 0
-    assert max(made(compiled)) == 4 * 512 * 2 * 128
+    assert largest_made(compiled) == 4 * 512 * 2 * 128
 
 
 @pytest.mark.usefixtures("real_tiles")
@@ -173,5 +160,5 @@ def test_on_v5e_a_search_holds_neither_scores_nor_a_second_memory():
     compiled = jax.jit(find).lower(*args).compile()
     # Scores and slots of 128 buckets, two of each, and what selects among them.
     survivors = batch * heads * segment_length * 256
-    assert max(made(compiled)) == survivors
+    assert largest_made(compiled) == survivors
     assert compiled.memory_analysis().temp_size_in_bytes < 16 * survivors
