@@ -9,11 +9,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from memorizing_jax import index as indices
 from memorizing_jax.config import SearchEngine
 from memorizing_jax.index import Index
+
+_LANES = 128  # Numbers side by side in a TPU's registers.
 
 
 @jax.tree_util.register_dataclass
@@ -183,9 +186,39 @@ def gather(
 
     Where the slot is -1 the result is that of slot 0, for the caller to mask.
     """
+    if stored.shape[-1] % _LANES == 0:
+        return _gather_rows(stored, slots)
+    return jax.lax.platform_dependent(
+        stored, slots, tpu=_gather_head_by_head, default=_gather_rows
+    )
+
+
+def _gather_rows(stored: jax.Array, slots: jax.Array) -> jax.Array:
     batch, num_heads, memory_size, head_dim = stored.shape
     # One flat list of pairs: a gather along a single axis is the fastest kind.
     first = jnp.arange(batch * num_heads, dtype=jnp.int32) * memory_size
     index = jnp.maximum(slots, 0) + first.reshape(batch, num_heads, 1, 1)
     flat = stored.reshape(batch * num_heads * memory_size, head_dim)
     return flat.at[index].get(mode="promise_in_bounds")
+
+
+def _gather_head_by_head(stored: jax.Array, slots: jax.Array) -> jax.Array:
+    """Gathers from a copy of one head at a time.
+
+    A TPU lays out narrow heads with the slots side by side, so as not to waste lanes,
+    and gathers from rows only. Left alone, XLA copies all heads to rows of 128 first,
+    twice the memory; one head often fits into the memory of the chip.
+    """
+    batch, num_heads, memory_size, head_dim = stored.shape
+    columns = stored.swapaxes(2, 3).reshape(-1, head_dim, memory_size)
+
+    def of_head(x: tuple[jax.Array, jax.Array]) -> jax.Array:
+        head, slots = x
+        # Where it is, as it lies: or else the copy is taken before the loop.
+        one = jax.lax.dynamic_index_in_dim(columns, head)
+        rows = with_layout_constraint(one, Layout((0, 1, 2)))[0].T
+        return rows.at[jnp.maximum(slots, 0)].get(mode="promise_in_bounds")
+
+    heads = jnp.arange(batch * num_heads, dtype=jnp.int32)
+    found = jax.lax.map(of_head, (heads, slots.reshape(-1, *slots.shape[2:])))
+    return found.reshape(*slots.shape, head_dim)

@@ -64,7 +64,7 @@ def top_k(
     if num_columns > num_buckets:
         score, slot = _of_buckets(score, slot, num_buckets, winners_per_bucket)
     survivors = (batch, num_heads, segment_length, score.shape[-1])
-    return bucketed_search._best_survivors(
+    return bucketed_search.best_survivors(
         score.reshape(survivors),
         slot.reshape(survivors),
         min(top_k, score.shape[-1]),

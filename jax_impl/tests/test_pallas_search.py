@@ -121,7 +121,7 @@ def compiled_kernel(topology, memory_size, head_dim, dtype):
     )
     run = functools.partial(pallas_tpu.winners, num_columns=128, winners_per_column=2)
     args = tpu_compiler.placed(args, tpu_compiler.one_device(topology))
-    return jax.jit(run).lower(*args).compile()
+    return tpu_compiler.compiled(jax.jit(run).lower(*args))
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_on_v5e_a_search_holds_neither_scores_nor_a_second_memory():
     find = functools.partial(search.find, top_k=32, engine="pallas")
     args = queries, jax.eval_shape(empty)
     args = tpu_compiler.placed(args, tpu_compiler.one_device())
-    compiled = jax.jit(find).lower(*args).compile()
+    compiled = tpu_compiler.compiled(jax.jit(find).lower(*args))
     # Scores and slots of 128 buckets, two of each, and what selects among them.
     survivors = batch * heads * segment_length * 256
     assert largest_made(compiled) == survivors
