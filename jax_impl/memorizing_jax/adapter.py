@@ -170,10 +170,14 @@ class JaxBucketed(JaxImplementation):
 
 
 class JaxPallas(JaxBucketed):
-    """The port with bucketed search by a kernel, interpreted where no kernel runs."""
+    """The port with bucketed search by a kernel, interpreted where no kernel runs.
+
+    Without the model, which would be that of `JaxBucketed` and is slow to interpret.
+    """
 
     name = "jax, Pallas kernel"
     engine: SearchEngine = "pallas"
+    features = JaxBucketed.features - adapter_model.FEATURES - {"gradients"}
 
 
 class JaxApproximate(JaxImplementation):
