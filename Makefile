@@ -4,7 +4,8 @@
 PYTHON ?= python3
 WORKERS ?= 2
 IMPLEMENTATIONS ?= memorizing_conformance.reference_adapter:ReferenceImplementation \
-    memorizing_jax.adapter:JaxImplementation memorizing_jax.adapter:JaxBucketed
+    memorizing_jax.adapter:JaxImplementation memorizing_jax.adapter:JaxBucketed \
+    memorizing_jax.adapter:JaxPallas
 
 BIN := .venv/bin
 PY := $(BIN)/python

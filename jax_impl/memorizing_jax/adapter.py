@@ -176,6 +176,17 @@ class JaxBucketed(JaxImplementation):
         return bucketed_search.choose_buckets(self.recall_target, memory_size, top_k)
 
 
+class JaxPallas(JaxBucketed):
+    """The port with bucketed search by a kernel, interpreted where no kernel runs.
+
+    Without the model, which would be that of `JaxBucketed` and is slow to interpret.
+    """
+
+    name = "jax, Pallas kernel"
+    engine: SearchEngine = "pallas"
+    features = JaxBucketed.features - adapter_model.FEATURES - {"gradients"}
+
+
 class JaxApproximate(JaxImplementation):
     """The port with XLA's own approximate top-k, which is exact off TPU."""
 

@@ -79,7 +79,7 @@ class Evaluate:
     """Sizes to compare, in pairs per head; 0 for none; as trained if left out."""
     top_k: int | None = None
     """Neighbors that each query retrieves; as trained if left out."""
-    search: Literal["bucketed", "exact", "approx_max_k"] | None = None
+    search: Literal["bucketed", "exact", "pallas", "approx_max_k"] | None = None
     """How neighbors are found; as trained if left out."""
     recall_target: float | None = None
     """Share of the true neighbors aimed at; as trained if left out."""
@@ -153,7 +153,7 @@ class Generate:
     """Pairs kept per head; 0 for none; as trained if left out."""
     top_k: int | None = None
     """Neighbors that each query retrieves; as trained if left out."""
-    search: Literal["bucketed", "exact", "approx_max_k"] | None = None
+    search: Literal["bucketed", "exact", "pallas", "approx_max_k"] | None = None
     """How neighbors are found; as trained if left out."""
 
     def run(self) -> int:

@@ -5,7 +5,9 @@ from typing import Any, Literal, get_args
 
 from memorizing_jax.errors import InputError
 
-SearchEngine = Literal["bucketed", "exact", "approx_max_k", "clustered", "scann"]
+SearchEngine = Literal[
+    "bucketed", "exact", "pallas", "approx_max_k", "clustered", "scann"
+]
 
 
 @dataclasses.dataclass(frozen=True)

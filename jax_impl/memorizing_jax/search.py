@@ -15,6 +15,7 @@ from memorizing_jax import (
     bucketed_search,
     clustered_search,
     exact_search,
+    pallas_search,
     scann_search,
 )
 from memorizing_jax.clustered_index import ClusteredIndex
@@ -52,7 +53,8 @@ def find(
       memory: reset, and not yet holding the segment (MEM-4).
       top_k: neighbors wanted, which may exceed what the memory holds.
       engine: "exact" finds the best (KNN-1); "bucketed" those that win in their
-        bucket (BKT-1); "approx_max_k" is XLA's own; "clustered" looks into the most
+        bucket (BKT-1), and so does "pallas", by a kernel for TPU or GPU (slow
+        elsewhere); "approx_max_k" is XLA's own; "clustered" looks into the most
         promising lists, and "scann" asks the host: both need a memory that was made
         for them.
       recall_target: share of the true neighbors that all but "exact" aim at.
@@ -71,11 +73,12 @@ def find(
         scores, slots = exact_search.approx_max_k(
             *args, top_k=top_k, recall_target=recall_target
         )
-    elif engine == "bucketed":
+    elif engine in ("bucketed", "pallas"):
         num_buckets, winners = bucketed_search.choose_buckets(
             recall_target, memory.memory_size * shards, top_k
         )
-        scores, slots = bucketed_search.top_k(
+        by = pallas_search if engine == "pallas" else bucketed_search
+        scores, slots = by.top_k(
             *args,
             top_k=top_k,
             # Rounded up, where shards do not divide them: that can only find more.

@@ -71,3 +71,18 @@ def one_device(topology: str = "v5e:2x2") -> Sharding:
       InputError: as `devices`.
     """
     return SingleDeviceSharding(devices(topology)[0])
+
+
+def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles a program that was lowered for such devices.
+
+    It is not kept among the compiled programs (`jax_compilation_cache_dir`): JAX would
+    find it there the next time, and cannot read it without its device.
+    """
+    least = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, least)
+    jax.config.update(least, float("inf"))
+    try:
+        return lowered.compile()
+    finally:
+        jax.config.update(least, before)

@@ -55,7 +55,7 @@ def test_finds_the_best(engine, memory_size, top_k, dtype):
 
 
 @pytest.mark.rule("KNN-1")
-@pytest.mark.parametrize("engine", ["exact", "bucketed", "approx_max_k"])
+@pytest.mark.parametrize("engine", ["exact", "bucketed", "pallas", "approx_max_k"])
 def test_by_hand(engine):
     """Minus zero equals zero, a negative score is a score, what is hidden is not."""
     find = jax.jit(functools.partial(search.find, top_k=4, engine=engine))
@@ -78,7 +78,7 @@ def test_scores_come_from_what_is_stored():
     keys = np.array([1, 1 + 1 / 256], np.float32).reshape(1, 1, 2, 1)
     queries = np.full((1, 1, 1, 1), 1 + 1 / 256, np.float32)
     for dtype, expected in (("bfloat16", [0, 1]), ("float32", [1, 0])):
-        for engine in ("exact", "bucketed", "approx_max_k"):
+        for engine in ("exact", "bucketed", "pallas", "approx_max_k"):
             found = search.find(
                 queries, holding(keys, (2,), dtype), top_k=2, engine=engine
             )

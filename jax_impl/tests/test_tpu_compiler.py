@@ -14,7 +14,7 @@ def test_compiles_for_a_slice_that_is_not_there():
     pytest.importorskip("libtpu")
     assert len(tpu_compiler.devices("v5e:16x16")) == 256
     shape = tpu_compiler.placed(jnp.zeros((128, 128)), tpu_compiler.one_device())
-    compiled = jax.jit(lambda x: x @ x).lower(shape).compile()
+    compiled = tpu_compiler.compiled(jax.jit(lambda x: x @ x).lower(shape))
     assert compiled.memory_analysis().argument_size_in_bytes == 128 * 128 * 4
     assert "T(8,128)" in compiled.as_text()  # Arrays in the tiles of a TPU.
 
