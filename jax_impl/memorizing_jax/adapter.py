@@ -18,6 +18,7 @@ from memorizing_jax import cache as caches
 from memorizing_jax.adapter_model import MemoryState
 from memorizing_jax.cache import Cache
 from memorizing_jax.config import SearchEngine
+from memorizing_jax.search import Found
 
 Arrays = dict[str, np.ndarray]
 
@@ -73,8 +74,8 @@ class JaxImplementation(adapter_model.ModelMethods):
         """Returns the slots of every query's neighbors."""
         (on_device,) = _floats(queries)
         search.raise_if_not_finite(_first_not_finite(on_device, state.memory))
-        slots = _find(on_device, state, self.engine, self.recall_target)
-        return np.asarray(slots.swapaxes(1, 2))
+        found = _find(on_device, state, self.engine, self.recall_target)
+        return np.asarray(found.slots.swapaxes(1, 2))
 
     def attend_memory(
         self, state: MemoryState, queries: np.ndarray, attention_scale: np.ndarray
@@ -216,15 +217,14 @@ _first_not_finite = jax.jit(search.first_not_finite)
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _find(
     queries: jax.Array, state: MemoryState, engine: SearchEngine, recall_target: float
-) -> jax.Array:
-    found = search.find(
+) -> Found:
+    return search.find(
         queries,
         state.memory,
         top_k=state.top_k,
         engine=engine,
         recall_target=recall_target,
     )
-    return found.slots
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
@@ -235,8 +235,11 @@ def _attend_memory(
     engine: SearchEngine,
     recall_target: float,
 ) -> jax.Array:
-    slots = _find(queries, state, engine, recall_target)
-    return attention.memory_attention(queries, state.memory, slots, attention_scale)[0]
+    found = _find(queries, state, engine, recall_target)
+    output, _ = attention.memory_attention(
+        queries, state.memory, found.slots, attention_scale, found.scores
+    )
+    return output
 
 
 @functools.partial(jax.jit, static_argnums=6)

@@ -102,7 +102,7 @@ def _top_k(
         wanted = min(top_k, score.shape[1])
         if wanted <= plan.most_one_by_one:
             return _best_one_by_one(score, slot, wanted)
-        return _best_survivors(score.swapaxes(1, 2), slot.swapaxes(1, 2), wanted)
+        return best_survivors(score.swapaxes(1, 2), slot.swapaxes(1, 2), wanted)
 
     of_queries = queries.reshape(-1, together, segment_length, head_dim)
     first_group = jnp.arange(0, groups, together, dtype=jnp.int32)
@@ -220,7 +220,7 @@ def _challenge(winners: Winners, score: jax.Array, place: jax.Array) -> Winners:
     return result
 
 
-def _best_survivors(
+def best_survivors(
     score: jax.Array, slot: jax.Array, top_k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Selects among survivors, which stand in no order of slots.

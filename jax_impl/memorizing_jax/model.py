@@ -179,19 +179,19 @@ def retrieve(
 ) -> tuple[jax.Array, Retrieved]:
     """Searches the memory and attends to what was found (KNN, GATE-1)."""
     with jax.named_scope("search"):
-        slots = search.find(
+        found = search.find(
             queries,
             memory,
             top_k=config.top_k,
             engine=config.search,
             recall_target=config.recall_target,
-        ).slots
+        )
     with jax.named_scope("memory_attention"):
         output, weights = attention.memory_attention(
-            queries, memory, slots, layer["attention_scale"]
+            queries, memory, found.slots, layer["attention_scale"], found.scores
         )
     bad = search.first_not_finite(queries, memory) if config.checked else None
-    return output, Retrieved(slots, weights, bad)
+    return output, Retrieved(found.slots, weights, bad)
 
 
 def project(
