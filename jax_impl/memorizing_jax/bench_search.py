@@ -59,7 +59,7 @@ def growth(draw: bench_keys.Draw, sizes: Sequence[int], args: Namespace) -> list
     num_queries = MOST_SCORES // max(sizes)
     runs, recalls, rows = {}, {}, []
     for size in sizes:
-        keys, queries = draw(size, num_queries, 1, 0)
+        keys, queries = draw(size, num_queries, HEADS, 0)
         true = _true_slots(keys, queries)
         for engine in GROWING:
             for run in _engine(engine, keys, queries).values():
