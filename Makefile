@@ -89,6 +89,12 @@ conformance: $(READY)  ## Check IMPLEMENTATIONS (module:class …) against the r
 	set -e; for implementation in $(IMPLEMENTATIONS); do \
 	    $(PY) -m memorizing_conformance --implementation $$implementation; done
 
+# Too long for CI, whose unit tests check the same engines on a few memories each.
+ENGINES := JaxApproximate JaxClustered JaxScann
+.PHONY: conformance-engines
+conformance-engines:  ## Check the port's other searches against the rules: ten minutes
+	$(MAKE) conformance IMPLEMENTATIONS='$(ENGINES:%=memorizing_jax.adapter:%)'
+
 # PyTorch is large, so its examples have an environment of their own, outside the lock.
 # Where pip finds a build for CUDA first, add the index of those for CPUs:
 # make conformance-torch TORCH_OPTIONS='--extra-index-url URL'. The published package

@@ -8,6 +8,7 @@ Two idle cores take half an hour for all of it, most of that for a million pairs
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import platform
@@ -86,7 +87,8 @@ def searches(args: argparse.Namespace) -> Iterator[list[Row]]:
 def growth(args: argparse.Namespace) -> Iterator[list[Row]]:
     """The same queries to larger memories, keys of a trained model."""
     if args.parameters:
-        yield bench_search.growth(_trained(args, max(args.sizes)), args)
+        trained = _trained(args, max(args.sizes))
+        yield bench_search.growth(trained, args.sizes, args)
 
 
 def insertion(args: argparse.Namespace) -> Iterator[list[Row]]:
@@ -106,9 +108,11 @@ def peak(args: argparse.Namespace) -> Iterator[list[Row]]:
 
 
 def _trained(args: argparse.Namespace, most_keys: int) -> bench_keys.Draw:
-    return bench_keys.of_trained_model(
-        args.parameters, args.tokens, most_keys, args.quiet
-    )
+    return _read(args.parameters, args.tokens, most_keys, args.quiet)
+
+
+# A minute and a half for a million keys: for all questions once.
+_read = functools.cache(bench_keys.of_trained_model)
 
 
 QUESTIONS: dict[str, Callable[[argparse.Namespace], Iterator[list[Row]]]] = {

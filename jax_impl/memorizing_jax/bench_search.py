@@ -57,22 +57,23 @@ def measure(
 def growth(draw: bench_keys.Draw, sizes: Sequence[int], args: Namespace) -> list[Row]:
     """Returns rows of the same queries to memories of several sizes."""
     num_queries = MOST_SCORES // max(sizes)
-    runs, recalls, rows = {}, {}, []
+    runs: dict[str, Timed] = {engine: {} for engine in GROWING}
+    recalls = {}
     for size in sizes:
         keys, queries = draw(size, num_queries, HEADS, 0)
         true = _true_slots(keys, queries)
         for engine in GROWING:
             for run in _engine(engine, keys, queries).values():
-                runs[engine, size] = run
-                recalls[engine, size] = _recall(run(), true)
-    seconds = round_robin(runs, args.rounds, args.quiet)
-    for engine in GROWING:
-        of_engine = {s: seconds[engine, s] for s in sizes if (engine, s) in runs}
-        for row in rows_of(of_engine, min(of_engine)) if of_engine else []:
-            size = row.pop("name")
-            rows.append({"name": engine, "memory_size": size, **row})
-            rows[-1]["recall"] = recalls[engine, size]
-    return rows
+                name = f"{engine}, {size:,} pairs"
+                runs[engine][name] = run
+                recalls[name] = _recall(run(), true)
+    every = {name: run for each in runs.values() for name, run in each.items()}
+    seconds = round_robin(every, args.rounds, args.quiet)
+    rows: list[Row] = []
+    for of_engine in filter(None, runs.values()):
+        names = list(of_engine)
+        rows += rows_of({name: seconds[name] for name in names}, names[0])
+    return [row | {"recall": recalls[row["name"]]} for row in rows]
 
 
 GROWING: tuple[SearchEngine, ...] = ("bucketed", "clustered", "scann")

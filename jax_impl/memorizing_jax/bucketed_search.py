@@ -185,16 +185,20 @@ def _best_one_by_one(
     Returns:
       Scores and slots, [groups, queries, top_k].
     """
+    groups, survivors, queries = score.shape
+    # Survivors first: of several axes XLA deals only the first out to the cores.
+    score, slot = (
+        x.swapaxes(0, 1).reshape(survivors, groups * queries) for x in (score, slot)
+    )
 
     def step(score: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        best = score.max(axis=1, keepdims=True)
+        best = score.max(axis=0)
         no_slot = jnp.iinfo(jnp.int32).max
-        lowest = jnp.where(score == best, slot, no_slot).min(axis=1, keepdims=True)
-        score = jnp.where(slot == lowest, -jnp.inf, score)
-        return score, (best[:, 0], lowest[:, 0])
+        lowest = jnp.where(score == best[None], slot, no_slot).min(axis=0)
+        return jnp.where(slot == lowest[None], -jnp.inf, score), (best, lowest)
 
     _, found = jax.lax.scan(step, score, length=top_k)
-    best, lowest = (jnp.moveaxis(x, 0, -1) for x in found)
+    best, lowest = (x.T.reshape(groups, queries, top_k) for x in found)
     return best, lowest
 
 
