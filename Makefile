@@ -33,18 +33,24 @@ $(READY): pyproject.toml .ci/constraints.txt
 	$(PY) -m pip install --editable '.[dev]'
 	touch $@
 
-.PHONY: demo
-demo: $(READY)  ## Train and evaluate on real documents: what memory is worth
+$(DEMO)/tokens: | $(READY)
 	$(PY) -m memorizing_data prepare --input minicode_mod --output $(DEMO)/tokens \
 	    --tokenizer jax_impl/demo/tokenizer.json \
 	    --validation-fraction 0 --validation 'rich/*' 'optax/*' 'jinja2/*' \
 	    --test-fraction 0 --test 'sqlglot/*' 'mpmath/*' 'paramiko/*' 'werkzeug/*' 'lark/*'
+
+.PHONY: demo
+demo: $(DEMO)/tokens  ## Train and evaluate on real documents: what memory is worth
 	rm -rf $(DEMO)/with_memory $(DEMO)/without_memory
 	$(PY) jax_impl/demo/demo.py --tokens $(DEMO)/tokens --output $(DEMO)
 
+# `make bench BENCH='step --rounds 9'` asks one question only.
+BENCH ?=
 .PHONY: bench
-bench: $(READY)  ## Time a training step with memory against one without
-	$(PY) -m memorizing_jax.bench
+bench: $(DEMO)/tokens  ## Measure what memory costs, against other searches: half an hour
+	$(PY) -m pip install --editable '.[bench]'
+	$(PY) -m memorizing_jax.bench $(BENCH) --tokens $(DEMO)/tokens \
+	    --parameters jax_impl/demo/with_memory.safetensors
 
 .PHONY: test
 test: lint types wheel unit conformance conformance-sharded  ## Everything CI runs
@@ -86,6 +92,12 @@ unit-conformance: $(READY)
 conformance: $(READY)  ## Check IMPLEMENTATIONS (module:class …) against the rules
 	set -e; for implementation in $(IMPLEMENTATIONS); do \
 	    $(PY) -m memorizing_conformance --implementation $$implementation; done
+
+# Too long for CI, whose unit tests check the same engines on a few memories each.
+ENGINES := JaxApproximate JaxClustered JaxScann
+.PHONY: conformance-engines
+conformance-engines:  ## Check the port's other searches against the rules: ten minutes
+	$(MAKE) conformance IMPLEMENTATIONS='$(ENGINES:%=memorizing_jax.adapter:%)'
 
 # Each size compiles for eight devices, so few inputs of each are tried.
 SHARDED := -m memorizing_conformance --examples 3 \

@@ -25,6 +25,7 @@ from memorizing_jax import cache as caches
 from memorizing_jax.adapter_model import MemoryState
 from memorizing_jax.cache import Cache
 from memorizing_jax.config import SearchEngine
+from memorizing_jax.search import Found
 
 Arrays = dict[str, np.ndarray]
 
@@ -234,7 +235,7 @@ _first_not_finite = jax.jit(memory_shards.first_not_finite)
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _find(
     queries: jax.Array, state: MemoryState, engine: SearchEngine, recall_target: float
-) -> search.Found:
+) -> Found:
     return memory_shards.find(
         queries,
         state.memory,

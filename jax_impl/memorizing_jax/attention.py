@@ -5,6 +5,9 @@ and pairs are laid out head by head, as the memory is, and products may be taken
 in bfloat16, with logits and softmax in float32.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +106,7 @@ def memory_attention(
     memory: Memory,
     slots: Int[Array, "batch num_heads segment_length top_k"],
     attention_scale: Float[Array, " num_heads"],
+    scores: Float[Array, "batch num_heads segment_length top_k"] | None = None,
 ) -> tuple[
     Float[Array, "batch segment_length num_heads head_dim"],
     Float[Array, "batch num_heads segment_length top_k"],
@@ -112,8 +116,15 @@ def memory_attention(
     The softmax runs over the neighbors alone, without position bias (GATE-1).
     Where no neighbor exists the result is zero (GATE-2). Gradient reaches the
     queries and the scale, never what is stored (MEM-8).
+
+    Args:
+      queries: normalized, not scaled.
+      memory: what was searched.
+      slots: neighbors, -1 where there is none.
+      attention_scale: of each head.
+      scores: those of the slots, where the search has found them already.
     """
-    logits, values = neighbors(queries, memory, slots, attention_scale)
+    logits, values = neighbors(queries, memory, slots, attention_scale, scores)
     weights = masked_softmax(logits, slots >= 0)
     # b: batch, h: head, q: query, n: neighbor, d: head_dim
     output = jnp.einsum("bhqn,bhqnd->bhqd", weights.astype(values.dtype), values)
@@ -125,29 +136,71 @@ def neighbors(
     memory: Memory,
     slots: Int[Array, "batch num_heads segment_length top_k"],
     attention_scale: Float[Array, " num_heads"],
+    scores: Float[Array, "batch num_heads segment_length top_k"] | None = None,
 ) -> tuple[
     Float[Array, "batch num_heads segment_length top_k"],
     Float[Array, "batch num_heads segment_length top_k head_dim"],
 ]:
-    """Returns the logits and the values of each query's neighbors."""
+    """Returns the logits and the values of each query's neighbors.
+
+    What is gathered serves the gradient too: by then the segment's own pairs may stand
+    in those slots.
+    """
     stored = jax.lax.stop_gradient((memory.keys, memory.values))
     # A slot that was not found may hold anything, even a NaN from before a
     # reset: it is replaced, not multiplied by zero (MEM-11).
-    found = (slots >= 0)[..., None]
+    found = slots >= 0
     keys, values = (
-        jnp.where(found, memories.gather(x, slots), 0).astype(queries.dtype)
+        jnp.where(found[..., None], memories.gather(x, slots), 0).astype(queries.dtype)
         for x in stored
     )
     # Head by head throughout, as pairs are stored: otherwise XLA moves the retrieved
     # pairs around, the largest arrays here.
+    queries = queries.swapaxes(1, 2)
+    if scores is None:
+        scores = _products(queries, keys)
+    else:
+        scores = jax.lax.stop_gradient(jnp.where(found, scores, 0.0))
+        scores = _known_products(queries, keys, scores)
+    return scores * jnp.abs(attention_scale)[None, :, None, None], values
+
+
+def _products(queries: jax.Array, keys: jax.Array) -> jax.Array:
     # b: batch, h: head, q: query, n: neighbor, d: head_dim
-    score = jnp.einsum(
-        "bhqd,bhqnd->bhqn",
-        queries.swapaxes(1, 2),
-        keys,
-        preferred_element_type=jnp.float32,
+    return jnp.einsum(
+        "bhqd,bhqnd->bhqn", queries, keys, preferred_element_type=jnp.float32
     )
-    return score * jnp.abs(attention_scale)[None, :, None, None], values
+
+
+@jax.custom_vjp
+def _known_products(
+    queries: jax.Array, keys: jax.Array, scores: jax.Array
+) -> jax.Array:
+    """Returns the scores, with the gradient of the products that they are.
+
+    Without a gradient the keys are not even gathered. With one they are, and must be
+    before the segment's own pairs overwrite any: see `memory.wait_for`. So then their
+    products are taken, which is what makes XLA read them in time; beside the gathering
+    that costs little.
+    """
+    del queries, keys
+    return scores
+
+
+def _known_products_forward(
+    queries: jax.Array, keys: jax.Array, scores: jax.Array
+) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+    del scores
+    return jax.vjp(_products, queries, keys)
+
+
+def _known_products_backward(
+    pull: Callable[[jax.Array], Any], cotangent: jax.Array
+) -> tuple[jax.Array, None, None]:
+    return pull(cotangent)[0], None, None
+
+
+_known_products.defvjp(_known_products_forward, _known_products_backward)
 
 
 def combine(

@@ -1,73 +1,127 @@
 """What memory costs: steps, searches, insertion, bytes, as ratios taken in one run.
 
-`python -m memorizing_jax.bench` runs all; name some to run those. Tables are printed,
-and written with the raw numbers to the output folder.
+`python -m memorizing_jax.bench` runs all; name some to run those. Every table is
+printed as soon as it is complete, and written to the output folder as JSON and a plot.
+Two idle cores take half an hour for all of it, most of that for a million pairs:
+`--sizes 8192 65536` takes ten minutes.
 """
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from memorizing_jax import bench_search, bench_step, bucketed_search
-from memorizing_jax.bench_report import Row, plot_search, round_robin, rows_of, table
+from memorizing_jax import (
+    bench_keys,
+    bench_memory,
+    bench_plots,
+    bench_search,
+    bench_step,
+    bucketed_search,
+    parameter_files,
+)
+from memorizing_jax.bench_report import Row, round_robin, rows_of, table
 from memorizing_jax.bench_step import STEP
 
 
-def step(args: argparse.Namespace) -> list[Row]:
+def step(args: argparse.Namespace) -> Iterator[list[Row]]:
     """Training step with a memory against the same step without."""
-    product = bench_step.product(65536)
+    large = STEP.replace(memory_size=65536)
     runs = {
         "no memory": bench_step.training_step(STEP.replace(memory_layers=())),
-        "8,192, bucketed": bench_step.training_step(STEP),
-        "65,536, bucketed": bench_step.training_step(STEP.replace(memory_size=65536)),
-        "plain product, 65,536": product,
+        "8,192 pairs, bucketed": bench_step.training_step(STEP),
+        "65,536 pairs, bucketed": bench_step.training_step(large),
     }
-    return rows_of(round_robin(runs, args.rounds, args.quiet), "no memory")
+    recalls = {}
+    if args.parameters:
+        recorded = bench_step.recorded(_trained(args, 65536), 65536)
+        for engine in ("bucketed", "clustered"):
+            config = large.replace(search=engine, recall_target=0.95)
+            name = f"65,536 trained pairs, {engine}"
+            runs[name] = bench_step.training_step(config, recorded)
+            recalls[name] = bench_step.recall(config, recorded)
+    runs["plain product, 65,536 pairs"] = bench_step.product(65536)
+    rows = rows_of(round_robin(runs, args.rounds, args.quiet), "no memory")
+    yield [row | {"recall": recalls.get(row["name"])} for row in rows]
 
 
-def searches(args: argparse.Namespace) -> list[Row]:
+def product(args: argparse.Namespace) -> Iterator[list[Row]]:
+    """Bucketed search at recall 0.98 against the plain product, 4096 queries."""
+    for memory_size in (8192, 65536):
+        for head_dim in (64, 128):
+            runs = bench_search.against_product(memory_size, head_dim)
+            seconds = round_robin(runs, args.rounds, args.quiet)
+            yield rows_of(
+                seconds, "product", memory_size=memory_size, head_dim=head_dim
+            )
+
+
+def searches(args: argparse.Namespace) -> Iterator[list[Row]]:
     """Time and recall of every search on the same keys and queries."""
-    rows = []
-    for kind, (draw, dims) in bench_search.sources(args).items():
-        for memory_size in args.sizes:
+    kinds: dict[str, tuple[bench_keys.Draw, Sequence[int]]] = {
+        "random": (bench_keys.random, (64, 128)),
+        "clustered": (bench_keys.clustered, (64, 128)),
+    }
+    if args.parameters:
+        trained = _trained(args, max(args.sizes))
+        kinds["trained"] = (
+            trained,
+            (parameter_files.load(args.parameters).model.head_dim,),
+        )
+    for memory_size in args.sizes:
+        for kind, (draw, dims) in kinds.items():
             for head_dim in dims:
-                found = bench_search.measure(
-                    draw, kind, memory_size, head_dim, args.rounds, args.quiet
-                )
-                print(table(found), flush=True)
-                rows += found
-    plot_search(args.output / "search.png", rows)
-    return rows
+                if memory_size * head_dim <= bench_search.MOST_NUMBERS:
+                    yield bench_search.measure(
+                        draw, kind, memory_size, head_dim, args.rounds, args.quiet
+                    )
 
 
-def insertion(args: argparse.Namespace) -> list[Row]:
+def growth(args: argparse.Namespace) -> Iterator[list[Row]]:
+    """The same queries to larger memories, keys of a trained model."""
+    if args.parameters:
+        trained = _trained(args, max(args.sizes))
+        yield bench_search.growth(trained, args.sizes, args)
+
+
+def insertion(args: argparse.Namespace) -> Iterator[list[Row]]:
     """Insertion of a segment of 512 into small and large memories."""
-    runs = bench_step.insertions()
-    return rows_of(round_robin(runs, args.rounds, args.quiet), next(iter(runs)))
+    runs = bench_memory.insertions()
+    yield rows_of(round_robin(runs, args.rounds, args.quiet), next(iter(runs)))
 
 
-def peak(args: argparse.Namespace) -> list[Row]:
+def peak(args: argparse.Namespace) -> Iterator[list[Row]]:
     """Bytes that a search allocates beside its arguments and results."""
     del args
-    return [
-        bench_step.peak_bytes(engine, size)
+    yield [
+        bench_memory.peak_bytes(engine, size)
         for engine in ("bucketed", "exact", "approx_max_k")
         for size in (65536, 1_048_576)
     ]
 
 
-QUESTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+def _trained(args: argparse.Namespace, most_keys: int) -> bench_keys.Draw:
+    return _read(args.parameters, args.tokens, most_keys, args.quiet)
+
+
+# A minute and a half for a million keys: for all questions once.
+_read = functools.cache(bench_keys.of_trained_model)
+
+
+QUESTIONS: dict[str, Callable[[argparse.Namespace], Iterator[list[Row]]]] = {
     "step": step,
-    "search": searches,
+    "product": product,
     "insertion": insertion,
     "peak": peak,
+    "growth": growth,
+    "search": searches,
 }
 
 
@@ -80,11 +134,15 @@ def main() -> None:
         "--sizes",
         type=int,
         nargs="+",
-        default=[8192, 65536],
-        help="memory sizes to search, in pairs (default: 8192 65536)",
+        default=[8192, 65536, 1_048_576],
+        help="memory sizes to search, in pairs (default: 8192 65536 1048576)",
     )
-    parser.add_argument("--parameters", help="a trained model's file, for its keys")
-    parser.add_argument("--tokens", help="data set whose test documents it reads")
+    parser.add_argument(
+        "--parameters", type=Path, help="a trained model's file, for its keys"
+    )
+    parser.add_argument(
+        "--tokens", type=Path, help="data set whose test documents it reads"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path(".cache/bench"), help="folder for results"
     )
@@ -102,12 +160,23 @@ def main() -> None:
     print(machine)
     for name in args.questions or QUESTIONS:
         question = QUESTIONS[name]
-        rows = question(args)
-        print(f"\n{question.__doc__}\n\n{table(rows)}\n", flush=True)
-        report: dict[str, Any] = {"machine": machine, "rows": rows}
-        new = args.output / f"{name}.json.new"
-        new.write_text(json.dumps(report, indent=1) + "\n")
-        os.replace(new, args.output / f"{name}.json")
+        print(f"\n{question.__doc__}\n")
+        rows: list[Row] = []
+        for some in question(args):
+            print(f"{table(some)}\n", flush=True)
+            rows += some
+            # What was measured stays, whatever stops the rest.
+            write(args.output / name, {"machine": machine, "rows": rows})
+
+
+def write(path: Path, report: dict[str, Any]) -> None:
+    """Writes `path`.json and `path`.png."""
+    new = path.with_suffix(".json.new")
+    new.write_text(json.dumps(report, indent=1) + "\n")
+    os.replace(new, path.with_suffix(".json"))
+    rows = report["rows"]
+    draw = bench_plots.recall_and_time if path.name == "search" else bench_plots.bars
+    draw(path.with_suffix(".png"), rows)
 
 
 def describe_machine() -> str:

@@ -1,9 +1,8 @@
-"""Timing in turn, tables and pictures of benchmarks."""
+"""Timing in turn, and tables of what was timed."""
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -67,33 +66,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if value < 1 else f"{value:,.2f}"
     return "-" if value is None else str(value)
-
-
-def plot_search(path: Path, rows: Sequence[Row]) -> None:
-    """Draws recall against time of every search, one panel per kind and size."""
-    import matplotlib.figure
-
-    panels = sorted({(r["keys"], r["head_dim"], r["memory_size"]) for r in rows})
-    figure = matplotlib.figure.Figure(
-        figsize=(3.6 * len(panels), 3.6), layout="constrained"
-    )
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for panel, ax in zip(panels, axes, strict=True):
-        kind, head_dim, memory_size = panel
-        chosen = [
-            r
-            for r in rows
-            if (r["keys"], r["head_dim"], r["memory_size"]) == panel
-            and r["recall"] is not None
-        ]
-        for r in chosen:
-            ax.plot(r["ratio"], r["recall"], "o", label=r["name"])
-            ax.annotate(r["name"], (r["ratio"], r["recall"]), fontsize=7)
-        ax.axvline(1.0, color="gray", linewidth=0.5)
-        ax.set_xscale("log")
-        ax.set(
-            title=f"{kind}, D = {head_dim}, M = {memory_size:,}",
-            xlabel="time / plain matrix product",
-            ylabel="recall@32",
-        )
-    figure.savefig(path, dpi=120)

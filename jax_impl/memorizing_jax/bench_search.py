@@ -1,9 +1,9 @@
 """Time and recall of every search, ours and others', on the same keys and queries."""
 
-import argparse
+import dataclasses
 import functools
-from collections.abc import Callable
-from pathlib import Path
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import jax
@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from memorizing_jax import bench_keys, bench_peers, memory, search
-from memorizing_jax.bench_report import Row, round_robin, rows_of
+from memorizing_jax.bench_report import Row, Timed, round_robin, rows_of
+from memorizing_jax.bench_step import BATCH, STEP
 from memorizing_jax.config import SearchEngine
 
 TOP_K = 32
 RECALL_TARGET = 0.95
-HEADS = 2
-# At most so many scores per run, or a round takes minutes at a million keys.
-MOST_SCORES = 2**26
+QUERIES, HEADS = 512, 2
+# So that a round takes seconds, and a dozen searches of their own keys fit in memory.
+MOST_SCORES, MOST_KEYS, MOST_NUMBERS = 2**27, 2**20, 2**26
 
 
 def measure(
@@ -31,47 +32,58 @@ def measure(
     quiet: bool,
 ) -> list[Row]:
     """Returns one row per search: seconds, ratio to the plain product, recall."""
-    num_queries = max(32, min(512, MOST_SCORES // (HEADS * memory_size)))
-    keys, queries = draw(memory_size, num_queries, HEADS, head_dim)
+    heads = max(1, min(HEADS, MOST_KEYS // memory_size))
+    num_queries = max(32, min(QUERIES, MOST_SCORES // (heads * memory_size)))
+    keys, queries = draw(memory_size, num_queries, heads, head_dim)
     true = _true_slots(keys, queries)
-    runs: dict[str, Callable[[], Any]] = {"product": _product(keys, queries)}
+    runs: Timed = {"product": _product(keys, queries)}
     for engine in get_args(SearchEngine):
         runs |= _engine(engine, keys, queries)
     for name, build in bench_peers.available(TOP_K).items():
         runs[name] = functools.partial(build(keys), queries)
-    seconds = round_robin(runs, rounds, quiet)
     common = {
         "keys": kind,
         "memory_size": memory_size,
         "head_dim": keys.shape[-1],
-        "queries": num_queries * keys.shape[1],
+        "queries": num_queries * heads,
     }
-    rows = rows_of(seconds, "product", **common)
+    rows = rows_of(round_robin(runs, rounds, quiet), "product", **common)
     for row in rows:
         name = row["name"]
         row["recall"] = None if name == "product" else _recall(runs[name](), true)
     return rows
 
 
-def filled(engine: SearchEngine, keys: npt.NDArray[np.float32]) -> memory.Memory:
-    """Returns a memory of one row that was given these keys, segment by segment."""
-    num_keys, num_heads, head_dim = keys.shape
-    stored = memory.empty(1, num_keys, num_heads, head_dim, engine=engine)
-    for first in range(0, num_keys, 2048):
-        segment = jnp.asarray(keys[None, first : first + 2048])
-        count = jnp.full(1, segment.shape[1], jnp.int32)
-        stored = _insert(stored, segment, segment, count)
-    return stored
+def growth(draw: bench_keys.Draw, sizes: Sequence[int], args: Namespace) -> list[Row]:
+    """Returns rows of the same queries to memories of several sizes."""
+    num_queries = MOST_SCORES // max(sizes)
+    runs: dict[str, Timed] = {engine: {} for engine in GROWING}
+    recalls = {}
+    for size in sizes:
+        keys, queries = draw(size, num_queries, HEADS, 0)
+        true = _true_slots(keys, queries)
+        for engine in GROWING:
+            for run in _engine(engine, keys, queries).values():
+                name = f"{engine}, {size:,} pairs"
+                runs[engine][name] = run
+                recalls[name] = _recall(run(), true)
+    every = {name: run for each in runs.values() for name, run in each.items()}
+    seconds = round_robin(every, args.rounds, args.quiet)
+    rows: list[Row] = []
+    for of_engine in filter(None, runs.values()):
+        names = list(of_engine)
+        rows += rows_of({name: seconds[name] for name in names}, names[0])
+    return [row | {"recall": recalls[row["name"]]} for row in rows]
 
 
-_insert = jax.jit(memory.insert, donate_argnums=0)
+GROWING: tuple[SearchEngine, ...] = ("bucketed", "clustered", "scann")
 
 
 def _engine(
     engine: SearchEngine,
     keys: npt.NDArray[np.float32],
     queries: npt.NDArray[np.float32],
-) -> dict[str, Callable[[], Any]]:
+) -> Timed:
     """Returns a call of one of our engines, or nothing where it cannot run."""
     find = jax.jit(
         functools.partial(
@@ -80,7 +92,11 @@ def _engine(
     )
     asked = jnp.asarray(queries[None])
     try:
-        stored = filled(engine, keys)
+        num_keys, num_heads, head_dim = keys.shape
+        stored = memory.empty(1, num_keys, num_heads, head_dim, engine=engine)
+        stored = bench_keys.filled(stored, jnp.asarray(keys[None]))
+        # Only keys are searched. Gone before the next engine's are made.
+        stored = dataclasses.replace(stored, values=stored.keys)
         jax.block_until_ready(find(asked, stored))
     except Exception as error:  # Not installed, or not for this device.
         print(f"{engine} is left out: {error}")
@@ -96,6 +112,43 @@ def _product(
     return lambda: product(asked, stored)
 
 
+def against_product(memory_size: int, head_dim: int) -> Timed:
+    """Returns calls that search for all queries of a step, and what they compare with.
+
+    The product makes every score and keeps them; `top_k` selects among them.
+    """
+    heads, length = BATCH * STEP.num_heads, STEP.segment_length
+    drawn = bench_keys.random(memory_size, length, heads, head_dim)
+    empty = memory.empty(1, memory_size, heads, head_dim)
+    keys, queries = (jnp.asarray(x[None]) for x in drawn)
+    stored = bench_keys.filled(empty, keys)
+    make = jax.jit(lambda q, k: jnp.einsum("bqhd,bhsd->bhqs", q, k))
+    select = jax.jit(lambda scores: jax.lax.top_k(scores, STEP.top_k))
+
+    def find(engine: SearchEngine) -> Callable[[], Any]:
+        run = jax.jit(
+            functools.partial(
+                search.find,
+                top_k=STEP.top_k,
+                engine=engine,
+                recall_target=STEP.recall_target,
+            )
+        )
+        return lambda: run(queries, stored)
+
+    runs: Timed = {
+        "product": lambda: make(queries, stored.keys),
+        "bucketed": find("bucketed"),
+        "exact": find("exact"),
+        "product, then lax.top_k": lambda: select(make(queries, stored.keys)),
+    }
+    peers = bench_peers.available(STEP.top_k)
+    if "faiss Flat" in peers:
+        flat = peers["faiss Flat"](drawn[0])
+        runs["faiss Flat"] = lambda: flat(drawn[1])
+    return runs
+
+
 def _true_slots(
     keys: npt.NDArray[np.float32], queries: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.int64]:
@@ -107,17 +160,3 @@ def _recall(found: Any, true: npt.NDArray[np.int64]) -> float:
     """Returns the share of the true neighbors, `[queries, heads, top_k]`, found."""
     hits = (np.asarray(found)[..., :, None] == true[..., None, :]).any(axis=-2)
     return float(hits.mean())
-
-
-def sources(args: argparse.Namespace) -> dict[str, tuple[bench_keys.Draw, list[int]]]:
-    """Returns the kinds of keys to measure on, each with its dimensions."""
-    kinds: dict[str, tuple[bench_keys.Draw, list[int]]] = {
-        "random": (bench_keys.random, [64, 128]),
-        "clustered": (bench_keys.clustered, [64, 128]),
-    }
-    if args.parameters:
-        trained = bench_keys.of_trained_model(
-            Path(args.parameters), Path(args.tokens), args.quiet
-        )
-        kinds["trained"] = (trained, [48])
-    return kinds

@@ -1,16 +1,23 @@
-"""Costs of memory in a model: a training step with it, insertion, bytes of a search."""
+"""A training step with a memory, against the same step without."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memorizing_jax import loss, memory, model, parameters, search
-from memorizing_jax.bench_report import Row, Timed
-from memorizing_jax.config import ModelConfig, SearchEngine
+from memorizing_jax import (
+    bench_keys,
+    loss,
+    memory,
+    model,
+    parameters,
+    search,
+)
+from memorizing_jax.config import ModelConfig
 
 # The step that the project promises to keep below 1.5 times its cost without memory.
 STEP = ModelConfig(
@@ -31,23 +38,64 @@ STEP = ModelConfig(
 BATCH = 2
 
 
-def training_step(config: ModelConfig) -> Callable[[], Any]:
-    """Returns a call that does forward, backward and insertion, memory full."""
+class Recorded(NamedTuple):
+    """Vectors of a trained model's memory layer, the same in every row.
+
+    Attributes:
+      keys: [batch, memory_size, num_heads, head_dim].
+      queries: [batch, segment_length, num_heads, head_dim]; those that came next.
+    """
+
+    keys: jax.Array
+    queries: jax.Array
+
+
+def training_step(
+    config: ModelConfig, recorded: Recorded | None = None
+) -> Callable[[], Any]:
+    """Returns a call that does forward, backward and insertion, memory full.
+
+    With `recorded` vectors, memory layers ask with those queries and insert those
+    keys, whatever their own are; what it takes to compute and differentiate their own
+    is still done. Each key comes again when it is overwritten, so that the memory goes
+    on holding the same ones.
+    """
     params = parameters.init(config, jax.random.key(0))
     rng = np.random.default_rng(0)
     shape = (BATCH, config.segment_length)
     tokens = jnp.asarray(rng.integers(0, config.vocab_size, shape), jnp.int32)
     start = jnp.zeros(BATCH, bool)
     count = jnp.full(BATCH, config.segment_length, jnp.int32)
+    own_projection = model.project
 
     def mean_loss(params: Any, state: model.State) -> tuple[jax.Array, model.State]:
-        logits, state, _ = model.forward(params, state, tokens, start, count, config)
+        def project(layer: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+            queries, keys, values = own_projection(layer, x)
+            if recorded is None or "gate_bias" not in layer:
+                return queries, keys, values
+            next_slot = state.memories[0].num_written[0] % config.memory_size
+            again = jax.lax.dynamic_slice_in_dim(
+                recorded.keys, next_slot, config.segment_length, axis=1
+            )
+            # Plus nothing: so that their own are not left out.
+            return recorded.queries + 0.0 * queries, again + 0.0 * keys, values
+
+        with mock.patch.object(model, "project", project):
+            logits, state, _ = model.forward(
+                params, state, tokens, start, count, config
+            )
         nats, predicted = loss.total(logits, tokens, count)
         return nats / predicted.astype(nats.dtype), state
 
     step = jax.jit(jax.value_and_grad(mean_loss, has_aux=True), donate_argnums=1)
     state = model.init_state(config, BATCH)
-    held = [dataclasses.replace(state, memories=tuple(map(_full, state.memories)))]
+    if recorded is None:
+        memories = tuple(map(_filled_at_random, state.memories))
+    else:
+        memories = tuple(
+            bench_keys.filled(stored, recorded.keys) for stored in state.memories
+        )
+    held = [dataclasses.replace(state, memories=memories)]
 
     def run() -> Any:
         (value, held[0]), gradients = step(params, held[0])
@@ -56,65 +104,37 @@ def training_step(config: ModelConfig) -> Callable[[], Any]:
     return run
 
 
-def _full(stored: memory.Memory) -> memory.Memory:
-    """Returns the memory filled with unit keys; an empty one has no ties to settle."""
-    insert = jax.jit(memory.insert, donate_argnums=0)
-    batch, heads, size, dim = stored.keys.shape
-    rng = np.random.default_rng(1)
-    for _ in range(-(-size // 2048)):
-        keys = rng.standard_normal((batch, 2048, heads, dim), np.float32)
-        keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
-        count = jnp.full(batch, 2048, jnp.int32)
-        stored = insert(stored, jnp.asarray(keys), jnp.asarray(keys), count)
-    return stored
+def recorded(draw: bench_keys.Draw, memory_size: int) -> Recorded:
+    """Returns vectors for `STEP`, widened with zeros: inner products stay the same."""
+    vectors = draw(memory_size, STEP.segment_length, STEP.num_heads, STEP.head_dim)
+    missing = STEP.head_dim - vectors[0].shape[-1]
+    widened = (np.pad(x, ((0, 0), (0, 0), (0, missing))) for x in vectors)
+    return Recorded(*(jnp.asarray(np.stack([x] * BATCH)) for x in widened))
 
 
-def insertions() -> Timed:
-    """Returns calls that insert a segment: small and large memory, with wrap or not."""
-    heads, dim, length = STEP.num_heads, STEP.head_dim, STEP.segment_length
-    insert = jax.jit(memory.insert, donate_argnums=0)
-    rng = np.random.default_rng(0)
-    new = jnp.asarray(rng.standard_normal((1, length, heads, dim)), jnp.float32)
-    count = jnp.full(1, length, jnp.int32)
-    runs: Timed = {}
-    for size in (8192, 1_048_576):
-        for wraps in (False, True):
-            # Half a segment before the end, or a whole one.
-            written = size - (length // 2 if wraps else length)
-            held = [memory.empty(1, size, heads, dim)]
-
-            def run(
-                held: list[memory.Memory] = held, written: int = written
-            ) -> jax.Array:
-                at = jnp.full(1, written, jnp.int32)
-                stored = dataclasses.replace(held[0], num_written=at)
-                held[0] = insert(stored, new, new, count)
-                return held[0].keys
-
-            runs[f"M = {size:,}{', wraps' if wraps else ''}"] = run
-    return runs
-
-
-def peak_bytes(engine: SearchEngine, memory_size: int) -> Row:
-    """Returns what a compiled search allocates, by the compiler's own analysis."""
-    heads, dim, length = STEP.num_heads, STEP.head_dim, STEP.segment_length
-    stored = jax.eval_shape(
-        lambda: memory.empty(1, memory_size, heads, dim, engine=engine)
+def recall(config: ModelConfig, recorded: Recorded) -> float:
+    """Returns the share of the true neighbors that a step's search finds."""
+    size, heads, dim = config.memory_size, config.num_heads, config.head_dim
+    empty = memory.empty(BATCH, size, heads, dim, engine=config.search)
+    stored = bench_keys.filled(empty, recorded.keys)
+    found, true = (
+        search.find(
+            recorded.queries,
+            stored,
+            top_k=config.top_k,
+            engine=engine,
+            recall_target=config.recall_target,
+        ).slots
+        for engine in (config.search, "exact")
     )
-    queries = jax.ShapeDtypeStruct((1, length, heads, dim), jnp.float32)
+    return float((found[..., :, None] == true[..., None, :]).any(axis=-2).mean())
 
-    def find(queries: jax.Array, stored: memory.Memory) -> search.Found:
-        return search.find(queries, stored, top_k=STEP.top_k, engine=engine)
 
-    compiled = jax.jit(find).lower(queries, stored).compile()
-    temporary = compiled.memory_analysis().temp_size_in_bytes  # type: ignore[union-attr]
-    return {
-        "search": engine,
-        "memory_size": memory_size,
-        "queries": length * heads,
-        "temporary_MB": temporary / 1e6,
-        "bytes_per_query": temporary // (length * heads),
-    }
+def _filled_at_random(stored: memory.Memory) -> memory.Memory:
+    """Returns the memory filled with unit keys; an empty one has no ties to settle."""
+    batch, heads, size, dim = stored.keys.shape
+    keys, _ = bench_keys.random(batch * size, 0, heads, dim)
+    return bench_keys.filled(stored, jnp.asarray(keys.reshape(batch, size, heads, dim)))
 
 
 def product(memory_size: int) -> Callable[[], Any]:

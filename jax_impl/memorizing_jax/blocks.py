@@ -56,21 +56,9 @@ def scan_blocks(
 def _scores(
     queries: jax.Array, keys: jax.Array, first_slot: jax.Array, num_valid: jax.Array
 ) -> jax.Array:
-    """Returns the inner products of every query with one block of slots.
-
-    The product is taken at the highest precision, of values as stored, so that
-    scores are float32 also where float32 products default to less (MEM-10).
-    """
-    # NumPy's rule: JAX has none for mixed types where promotion is strict.
-    dtype = np.promote_types(queries.dtype, keys.dtype)
+    """Returns the inner products of every query with one block of slots."""
     # b: batch, h: head, q: query, s: slot, d: head_dim
-    score = jnp.einsum(
-        "bhqd,bhsd->bhqs",
-        queries.astype(dtype),
-        keys.astype(dtype),
-        precision=Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    score = inner_products("bhqd,bhsd->bhqs", queries, keys)
     slot = first_slot + jnp.arange(keys.shape[2], dtype=jnp.int32)
     valid = slot[None, None, None, :] < num_valid[:, None, None, None]
     score = jnp.where(valid, score, -jnp.inf)
@@ -90,3 +78,20 @@ def largest(
     # One by one: of a barrier around both, XLA 0.10.2 makes a pair again when it
     # partitions, and then takes the barrier for a slice and fails.
     return jax.lax.optimization_barrier(score), jax.lax.optimization_barrier(place)
+
+
+def inner_products(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns an `einsum` of queries and keys, as scores are taken (MEM-10).
+
+    At the highest precision, of values as stored, so that scores are float32 also
+    where float32 products default to less.
+    """
+    # NumPy's rule: JAX has none for mixed types where promotion is strict.
+    dtype = np.promote_types(a.dtype, b.dtype)
+    return jnp.einsum(
+        subscripts,
+        a.astype(dtype),
+        b.astype(dtype),
+        precision=Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )

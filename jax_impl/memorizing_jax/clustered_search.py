@@ -63,15 +63,16 @@ def top_k(
 def num_probes(recall_target: float, num_lists: int) -> int:
     """Returns how many lists a query reads to find `recall_target` of its neighbors.
 
-    A fit to what keys of trained models need, from 4096 to 1,048,576 slots: the share
-    of lists falls as their number grows. Keys with no structure need more, up to all
-    lists; that is what a recall of 1 reads.
+    A fit to what keys of trained models need, from 4096 to 1,048,576 slots: of more
+    than some hundred lists, as many more each time that their number doubles. Keys with
+    no structure need more, up to all lists; that is what a recall of 1 reads.
     """
     if recall_target == 1.0:
         return num_lists
+    of_few = 0.28 * math.sqrt(min(num_lists, 256)) + 1.6
+    of_many = 2.11 * math.log2(num_lists) - 10.6
     missed = 1.0 - recall_target
-    probes = missed**-0.65 * (0.28 * math.sqrt(num_lists) + 1.6)
-    return min(num_lists, math.ceil(probes))
+    return min(num_lists, math.ceil(missed**-0.65 * max(of_few, of_many)))
 
 
 def lists_together(list_size: int, top_k: int) -> int:

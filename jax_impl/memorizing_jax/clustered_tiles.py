@@ -2,10 +2,12 @@
 
 Queries that probe the same list stand in tiles of a fixed number of rows: a tile is a
 small matrix product with the keys of its list, which are read and widened once for
-all its queries. A list with more readers has more tiles; rows left over are wasted.
+all its queries. A list with more readers has more tiles. Rows stand list by list
+without gaps, so that those a tile has too many are the first of the next list.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +42,20 @@ def scores(
     num_lists, list_size = lists.slots.shape[1:]
     tile = tile_size(probed.size, num_lists)
     at_once = _TILES_AT_ONCE.get(jax.default_backend(), _TILES_AT_ONCE_ELSEWHERE)
-    query_of, list_of, row_of, num_tiles = _tiles(probed, num_lists, tile, at_once)
+    tiles = _tiles(probed, num_lists, tile, at_once)
+    # The last row stays that of no list.
+    rows = jnp.full((probed.size + tile, list_size), -jnp.inf)
 
     def step(i: jax.Array, rows: jax.Array) -> jax.Array:
-        some = jax.lax.dynamic_slice_in_dim(list_of, i * at_once, at_once)
+        some, first, end = (
+            jax.lax.dynamic_slice_in_dim(x, i * at_once, at_once)
+            for x in (tiles.list_of, tiles.first_row, tiles.end_row)
+        )
+        row = first[:, None] + jnp.arange(tile, dtype=jnp.int32)[None, :]
         # t: tile, q: query, s: place in the list, d: head_dim
         score = jnp.einsum(
             "tqd,tds->tqs",
-            queries[jax.lax.dynamic_slice_in_dim(query_of, i * at_once, at_once)],
+            queries[tiles.query_of.at[row].get(mode="clip")],
             lists.keys[group, some].astype(jnp.float32),
         )
         held = clustered_lists.held_places(
@@ -55,12 +63,14 @@ def scores(
         )
         score *= lists.scales[group, some][:, None, :]
         score = jnp.where(held[:, None, :], score, -jnp.inf)
-        score = score.reshape(at_once * tile, list_size)
-        return jax.lax.dynamic_update_slice_in_dim(rows, score, i * at_once * tile, 0)
+        if at_once == 1:
+            # What spills into the rows of the next list, its own tiles overwrite.
+            return jax.lax.dynamic_update_slice_in_dim(rows, score[0], first[0], 0)
+        row = jnp.where(row < end[:, None], row, rows.shape[0])
+        return rows.at[row].set(score, mode="drop")
 
-    rows = jnp.full((query_of.size, list_size), -jnp.inf)
-    steps = (num_tiles + at_once - 1) // at_once
-    return jax.lax.fori_loop(0, steps, step, rows), row_of
+    steps = (tiles.number + at_once - 1) // at_once
+    return jax.lax.fori_loop(0, steps, step, rows), tiles.row_of
 
 
 def tile_size(num_pairs: int, num_lists: int) -> int:
@@ -69,38 +79,49 @@ def tile_size(num_pairs: int, num_lists: int) -> int:
     return 2 ** min(5, max(2, round(math.log2(readers))))
 
 
-def _tiles(
-    probed: jax.Array, num_lists: int, tile: int, at_once: int
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Lays out queries and their probes in tiles.
+class _Tiles(NamedTuple):
+    """Queries and their probes, list by list, cut into tiles.
 
-    Returns:
-      The query of each row of each tile; the list of each tile; the row of each query
-      and probe; how many tiles there are.
+    Attributes:
+      query_of: [rows]; query of each row.
+      list_of: [tiles]; list of each tile.
+      first_row: [tiles]; where it begins.
+      end_row: [tiles]; where the rows of its list end; 0 for tiles beyond the last.
+      row_of: [segment_length, probes]; row of each query and probe.
+      number: how many tiles there are.
     """
+
+    query_of: jax.Array
+    list_of: jax.Array
+    first_row: jax.Array
+    end_row: jax.Array
+    row_of: jax.Array
+    number: jax.Array
+
+
+def _tiles(probed: jax.Array, num_lists: int, tile: int, at_once: int) -> _Tiles:
     num_pairs = probed.size
-    # Every list may leave a tile unfilled. One step more than that stays unwritten:
-    # its rows belong to the probes of no list.
+    # Every list may leave a tile unfilled.
     most = num_pairs // tile + min(num_lists, num_pairs)
-    most = (math.ceil(most / at_once) + 1) * at_once
+    most = math.ceil(most / at_once) * at_once
     pair = jnp.argsort(probed.reshape(-1)).astype(jnp.int32)
     by_list = probed.reshape(-1)[pair]
     every = jnp.arange(num_lists + 1, dtype=jnp.int32)
-    first_pair = jnp.searchsorted(by_list, every).astype(jnp.int32)
-    tiles = -(-jnp.diff(first_pair) // tile)
+    edge = jnp.searchsorted(by_list, every).astype(jnp.int32)
+    tiles = -(-jnp.diff(edge) // tile)
     last_tile = jnp.cumsum(tiles, dtype=jnp.int32)
-    first_tile = jnp.pad(last_tile, (1, 0))
-    within = jnp.arange(num_pairs, dtype=jnp.int32) - first_pair[by_list]
-    row = first_tile[by_list] * tile + within
-    row = jnp.where(by_list < num_lists, row, most * tile - 1)
-    query = pair // probed.shape[1]
-    query_of = jnp.zeros(most * tile, jnp.int32).at[row].set(query)
-    number = jnp.arange(most, dtype=jnp.int32)
-    list_of = jnp.searchsorted(last_tile, number, side="right").astype(jnp.int32)
+    tile_number = jnp.arange(most, dtype=jnp.int32)
+    list_of = jnp.searchsorted(last_tile, tile_number, side="right").astype(jnp.int32)
+    list_of = jnp.minimum(list_of, num_lists - 1)
+    within = tile_number - (last_tile - tiles)[list_of]
+    row = jnp.arange(num_pairs, dtype=jnp.int32)
+    row = jnp.where(by_list < num_lists, row, num_pairs + tile - 1)
     row_of = jnp.zeros(num_pairs, jnp.int32).at[pair].set(row)
-    return (
-        query_of.reshape(most, tile),
-        jnp.minimum(list_of, num_lists - 1),
-        row_of.reshape(probed.shape),
-        last_tile[-1],
+    return _Tiles(
+        query_of=pair // probed.shape[1],
+        list_of=list_of,
+        first_row=edge[list_of] + within * tile,
+        end_row=jnp.where(tile_number < last_tile[-1], edge[list_of + 1], 0),
+        row_of=row_of.reshape(probed.shape),
+        number=last_tile[-1],
     )

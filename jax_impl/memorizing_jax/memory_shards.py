@@ -122,7 +122,9 @@ def attend(
     """
     mesh = sharding.current()
     if mesh is None:
-        return attention.memory_attention(queries, memory, found.slots, attention_scale)
+        return attention.memory_attention(
+            queries, memory, found.slots, attention_scale, found.scores
+        )
     shards = mesh.shape[MEMORY]
 
     def summed(
@@ -130,7 +132,7 @@ def attend(
     ) -> tuple[jax.Array, jax.Array]:
         if shards == 1:
             return attention.memory_attention(
-                queries, memory, found.slots, attention_scale
+                queries, memory, found.slots, attention_scale, found.scores
             )
         here = found.slots % shards == jax.lax.axis_index(MEMORY)
         slots = jnp.where((found.slots >= 0) & here, found.slots // shards, -1)

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jax.lax import Precision
 from jaxtyping import Array, Float, Int
 
+from memorizing_jax import blocks
 from memorizing_jax import memory as memories
 
 
@@ -28,17 +28,10 @@ def best_of(
     No slot may come twice. Slots that are not valid score minus infinity.
     """
     found = (slots >= 0) & (slots < num_valid[:, None, None, None])
-    dtype = jnp.promote_types(queries.dtype, keys.dtype)
     # Replaced, not multiplied: what is not valid may be anything (MEM-11).
     chosen = jnp.where(found[..., None], memories.gather(keys, slots), 0)
     # b: batch, h: head, q: query, n: candidate, d: head_dim
-    score = jnp.einsum(
-        "bhqd,bhqnd->bhqn",
-        queries.astype(dtype),
-        chosen.astype(dtype),
-        precision=Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    score = blocks.inner_products("bhqd,bhqnd->bhqn", queries, chosen)
     # Minus zero equals zero, but sorts before it.
     score = jnp.where(found, jnp.where(score == 0.0, 0.0, score), -jnp.inf)
     negative, slots = jax.lax.sort((-score, slots), num_keys=2)

@@ -1,5 +1,6 @@
 """Benchmarks measure what they say, on sizes too small for the numbers to matter."""
 
+import argparse
 import json
 from typing import Literal
 
@@ -11,10 +12,14 @@ from helpers import SMALL, draw_parameters
 from memorizing_jax import (
     bench,
     bench_keys,
+    bench_memory,
     bench_peers,
+    bench_plots,
     bench_search,
     bench_step,
+    model,
     parameters,
+    search,
 )
 from memorizing_jax.bench_report import round_robin, rows_of, table
 
@@ -70,6 +75,57 @@ def test_search_is_measured_against_the_product_and_the_truth(monkeypatch):
     assert {row["queries"] for row in rows} == {32 * bench_search.HEADS}
 
 
+def test_growth_compares_sizes_of_memory(monkeypatch):
+    monkeypatch.setattr(bench_search, "GROWING", ("bucketed",))
+    monkeypatch.setattr(bench_search, "MOST_SCORES", 9 * 96)
+
+    def draw(num_keys, num_queries, num_heads, head_dim):
+        return bench_keys.random(num_keys, num_queries, num_heads, head_dim + 8)
+
+    args = argparse.Namespace(rounds=1, quiet=True)
+    rows = bench_search.growth(draw, (48, 96), args)
+    names = [row["name"] for row in rows]
+    assert names == ["bucketed, 48 pairs", "bucketed, 96 pairs"]
+    assert rows[0]["ratio"] == 1
+    assert all(row["recall"] > 0.9 for row in rows)
+
+
+def test_recorded_vectors_take_the_place_of_the_models_own(monkeypatch):
+    """The memory is asked with those queries and never holds but those keys."""
+    config = SMALL.replace(
+        num_layers=1,
+        memory_layers=(0,),
+        memory_size=4 * SMALL.segment_length,
+        search="bucketed",
+    )
+    monkeypatch.setattr(bench_step, "STEP", config)
+    asked, find = [], search.find
+
+    def watched(queries, memory, **settings):
+        jax.debug.callback(lambda q, m: asked.append((q, m)), queries, memory.keys)
+        return find(queries, memory, **settings)
+
+    monkeypatch.setattr(search, "find", watched)
+
+    def draw(num_keys, num_queries, num_heads, head_dim):
+        return bench_keys.random(num_keys, num_queries, num_heads, head_dim - 1)
+
+    recorded = bench_step.recorded(draw, config.memory_size)
+    run = bench_step.training_step(config, recorded)
+    own = model.project
+    for _ in range(3):
+        (_, gradients) = run()
+    jax.effects_barrier()
+    assert model.project is own
+    assert len(asked) == 3
+    for queries, keys in asked:
+        np.testing.assert_array_equal(queries, recorded.queries)
+        np.testing.assert_array_equal(keys, recorded.keys.swapaxes(1, 2))
+    assert (np.asarray(recorded.keys)[..., -1] == 0).all()
+    assert np.isfinite(gradients["layers.0.query_kernel"]).all()
+    assert 0.5 < bench_step.recall(config, recorded) <= 1
+
+
 @pytest.mark.parametrize("draw", [bench_keys.random, bench_keys.clustered])
 def test_keys_are_unit_vectors_and_the_same_every_time(draw):
     keys, queries = draw(70, 9, 2, 5)
@@ -82,8 +138,8 @@ def test_keys_are_unit_vectors_and_the_same_every_time(draw):
 
 
 def test_bytes_of_a_search(monkeypatch):
-    monkeypatch.setattr(bench_step, "STEP", SMALL)
-    row = bench_step.peak_bytes("exact", 10_000)
+    monkeypatch.setattr(bench_memory, "STEP", SMALL)
+    row = bench_memory.peak_bytes("exact", 10_000)
     queries = SMALL.segment_length * SMALL.num_heads
     assert row["queries"] == queries
     assert row["bytes_per_query"] == int(row["temporary_MB"] * 1e6) // queries
@@ -91,11 +147,25 @@ def test_bytes_of_a_search(monkeypatch):
     assert 4 * 2048 <= row["bytes_per_query"] < 4 * 10_000
 
 
+def test_plots_are_small_files(tmp_path):
+    timed = rows_of({"base": [0.2, 0.1], "other": [0.3, 0.5]}, "base", memory_size=8)
+    searched = [
+        row | {"keys": "random", "head_dim": 4, "recall": recall}
+        for row, recall in zip(timed, (None, 0.5), strict=True)
+    ]
+    bench_plots.bars(tmp_path / "bars.png", timed)
+    bench_plots.recall_and_time(tmp_path / "search.png", searched)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size < 200_000
+
+
 def test_command_writes_what_it_prints(monkeypatch, tmp_path, capsys):
     def answer(args):
         """What is asked."""
         assert args.rounds == 2
-        return [{"name": "x", "ratio": 1.5}]
+        yield [{"name": "x", "ratio": 1.5}]
+        yield [{"name": "y", "ratio": 2.5}]
 
     monkeypatch.setattr(bench, "QUESTIONS", {"small": answer})
     output = tmp_path / "new" / "folder"
@@ -106,16 +176,17 @@ def test_command_writes_what_it_prints(monkeypatch, tmp_path, capsys):
     assert "What is asked." in printed
     assert "|    x |  1.50 |" in printed
     assert f"JAX {jax.__version__}" in printed
-    assert [path.name for path in output.iterdir()] == ["small.json"]
+    names = sorted(path.name for path in output.iterdir())
+    assert names == ["small.json", "small.png"]
     written = json.loads((output / "small.json").read_text())
-    assert written["rows"] == [{"name": "x", "ratio": 1.5}]
+    assert [row["name"] for row in written["rows"]] == ["x", "y"]
     assert written["machine"] in printed
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speed"], "no question 'speed'; there are step, search, insertion, peak"),
+        (["speed"], "no question 'speed'; there are step, product, insertion, peak"),
         (["step", "--rounds=0"], "--rounds is 0, must be 1 or more"),
         (["search", "--tokens=x"], "--parameters and --tokens go together"),
     ],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import holding
-from search_cases import NUM_WRITTEN, assert_found, by_sorting, draw, scores_of
+from search_cases import NUM_WRITTEN, QUERIES, assert_found, by_sorting, draw, scores_of
 
 from memorizing_jax import blocks, bucketed_search, search
 
@@ -16,6 +16,22 @@ from memorizing_jax import blocks, bucketed_search, search
 def small_blocks(monkeypatch):
     """Makes memories of this size stream in three blocks, the last a part."""
     monkeypatch.setattr(blocks, "BLOCK_SIZE", 16)
+
+
+PLANS = {
+    "cpu": bucketed_search._ON_CPU,
+    "elsewhere": bucketed_search._ELSEWHERE,
+    # Head by head, several blocks, and more neighbors than are taken one by one.
+    "mixed": bucketed_search._Plan(
+        queries_at_once=QUERIES, max_stripes=2, skip_unused=True, most_one_by_one=4
+    ),
+}
+
+
+@pytest.fixture(params=PLANS)
+def plan(request, monkeypatch):
+    """Searches as on one kind of device or another."""
+    monkeypatch.setattr(bucketed_search, "_ON_CPU", PLANS[request.param])
 
 
 def by_buckets(score, top_k, num_buckets, winners_per_bucket):
@@ -28,6 +44,7 @@ def by_buckets(score, top_k, num_buckets, winners_per_bucket):
     return by_sorting(score, top_k, survivors)
 
 
+@pytest.mark.usefixtures("plan")
 @pytest.mark.rule("BKT-1")
 @pytest.mark.parametrize(
     ("num_buckets", "winners_per_bucket", "top_k"),
@@ -66,6 +83,7 @@ def test_bucketed_search_equals_its_definition(num_buckets, winners_per_bucket, 
         assert slots.shape[-1] == min(top_k, num_buckets * winners_per_bucket)
 
 
+@pytest.mark.usefixtures("plan")
 @pytest.mark.rule("BKT-1")
 @pytest.mark.parametrize(
     ("numbers", "expected"),

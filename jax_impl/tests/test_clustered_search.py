@@ -319,9 +319,8 @@ def test_search_allocates_no_row_of_all_scores():
     found = re.findall(r"= \(?\w+\[([\d,]+)\]\S* (?!parameter)", compiled.as_text())
     num_lists, list_size = shapes.index.lists.slots.shape[1:]
     probes = clustered_search.num_probes(0.95, num_lists)
-    # Of each query and list probed, a row; and as many rows that tiles leave unused.
-    tile = clustered_tiles.tile_size(length * probes, num_lists)
-    rows = length * (probes + 1) + tile * (num_lists + 2)
+    # Of each query and list probed, a row; and those of one tile.
+    rows = length * probes + clustered_tiles.tile_size(length * probes, num_lists)
     largest = max(math.prod(map(int, sizes.split(","))) for sizes in found)
     assert largest <= max(rows * list_size, shapes.index.lists.keys.size)
     assert compiled.memory_analysis().temp_size_in_bytes < 8 * rows * list_size

@@ -16,8 +16,17 @@ SLOTS = np.broadcast_to(SLOTS, (BATCH, HEADS, SEGMENT, TOP_K))
 
 
 @jax.jit
-def memory_attention(x, memory, slots):
-    return attention.memory_attention(x["queries"], memory, slots, x["attention_scale"])
+def memory_attention(x, memory, slots, scores=None):
+    return attention.memory_attention(
+        x["queries"], memory, slots, x["attention_scale"], scores
+    )
+
+
+def scores_of(x, memory, slots):
+    """Returns what a search says beside the slots; the grid makes it exact."""
+    every = np.einsum("bqhd,bhsd->bhqs", x["queries"], memory.keys)
+    found = np.take_along_axis(every, np.maximum(slots, 0), axis=-1)
+    return jnp.asarray(np.where(slots >= 0, found, -np.inf))
 
 
 def draw():
@@ -59,13 +68,15 @@ def test_no_neighbor_reads_zero_whatever_is_stored():
     stale = type(memory)(*everything_nan, memory.num_written)
     nowhere = np.full_like(SLOTS, -1)
 
-    def total(x):
-        output, _ = memory_attention(x, stale, nowhere)
+    def total(x, scores):
+        output, _ = memory_attention(x, stale, nowhere, scores)
         return output.sum(), output
 
-    gradient, output = jax.jit(jax.grad(total, has_aux=True))(x)
-    assert (output == 0).all()
-    assert all((g == 0).all() for g in gradient.values())
+    total = jax.jit(jax.grad(total, has_aux=True))
+    for scores in (None, jnp.full(nowhere.shape, -jnp.inf)):
+        gradient, output = total(x, scores)
+        assert (output == 0).all()
+        assert all((g == 0).all() for g in gradient.values())
 
 
 @pytest.mark.rule("MEM-8")
@@ -85,6 +96,33 @@ def test_gradient_reaches_queries_and_scale_and_nothing_stored():
     # One neighbor has weight 1 whatever the query, so nothing can flow through it.
     flows = np.abs(of_x["queries"]).sum(axis=-1) > 0
     assert (flows == np.array([1, 1, 0, 0], bool)[None, :, None]).all()
+
+
+@pytest.mark.rule("MEM-8")
+def test_known_scores_change_neither_output_nor_gradient():
+    """The scores of the search stand for those of the gathered keys, exactly."""
+    x, memory = draw(), remembered()
+    x["attention_scale"][1] = 0.0  # Times minus infinity it would be NaN.
+
+    def total(x, scores):
+        output, weights = memory_attention(x, memory, SLOTS, scores)
+        return (output * jnp.cos(output)).sum() + (weights**2).sum(), output
+
+    both = jax.jit(jax.value_and_grad(total, has_aux=True))
+    again, known = both(x, None), both(x, scores_of(x, memory, SLOTS))
+    jax.tree.map(np.testing.assert_array_equal, known, again)
+
+
+def test_without_a_gradient_known_scores_leave_keys_alone():
+    x, memory = draw(), remembered()
+    scores = scores_of(x, memory, SLOTS)
+    keyless = type(memory)(memory.keys * jnp.nan, memory.values, memory.num_written)
+    for found, true in zip(
+        memory_attention(x, keyless, SLOTS, scores),
+        memory_attention(x, memory, SLOTS),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, true)
 
 
 def test_bfloat16_attends_nearly_as_float32_does():

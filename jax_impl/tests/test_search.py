@@ -1,14 +1,17 @@
 """Every engine against its definition, on inputs whose arithmetic is exact."""
 
 import functools
+import importlib.util
 import itertools
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import holding
+from helpers import grid, holding
 from search_cases import (
+    DIM,
     HEADS,
     NUM_WRITTEN,
     QUERIES,
@@ -18,7 +21,8 @@ from search_cases import (
     scores_of,
 )
 
-from memorizing_jax import blocks, search
+from memorizing_jax import blocks, memory, search
+from memorizing_jax.config import SearchEngine
 from memorizing_jax.errors import InputError
 
 
@@ -98,6 +102,31 @@ def test_no_slot_is_found_twice():
         assert ((slots[..., a] != slots[..., b]) | (slots[..., b] == -1)).all()
     assert (np.diff(np.where(slots >= 0, scores, -1e9)) <= 0).all()
     assert (np.diff((slots >= 0).astype(int)) <= 0).all()
+
+
+@pytest.mark.rule("ANN-1")
+@pytest.mark.rule("MEM-10")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("engine", get_args(SearchEngine))
+def test_every_engine_finds_what_is_stored_in_either_type(engine, dtype):
+    """At a recall of 1, in a memory that has wrapped in one row, reset in another."""
+    if engine == "scann" and importlib.util.find_spec("scann") is None:
+        pytest.skip("ScaNN has wheels for Linux on x86-64 only")
+    rng = np.random.default_rng(0)
+    stored = memory.empty(2, 37, HEADS, DIM, dtype, engine)
+    for number in range(3):
+        keys = grid(rng, 2, 20, HEADS, DIM)
+        stored = memory.reset(stored, np.array([False, number == 2]))
+        stored = insert(stored, keys, -keys, np.array([20, 17], np.int32))
+    queries = grid(rng, 2, QUERIES, HEADS, DIM)
+    find = jax.jit(
+        functools.partial(search.find, top_k=5, engine=engine, recall_target=1.0)
+    )
+    score = scores_of(queries, np.asarray(stored.keys, np.float32), (60, 17))
+    assert_found(find(queries, stored), score, functools.partial(by_sorting, top_k=5))
+
+
+insert = jax.jit(memory.insert)
 
 
 def test_an_unknown_engine_is_refused():
