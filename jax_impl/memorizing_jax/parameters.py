@@ -11,15 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from memorizing_jax import positions
+from memorizing_jax import llama_parameters, positions
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
+from memorizing_jax.llama_config import LlamaConfig
 
 Parameters = dict[str, jax.Array]
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter, by the names of MOD-6."""
+    if isinstance(config, LlamaConfig):
+        return llama_parameters.shapes(config)
     embed, heads, dim = config.model_dim, config.num_heads, config.head_dim
     result: dict[str, tuple[int, ...]] = {
         "embedding": (config.vocab_size, embed),
