@@ -1,4 +1,4 @@
-"""`python -m memorizing_jax train | evaluate | generate`."""
+"""`python -m memorizing_jax train | evaluate | generate | rank-layers`."""
 
 import argparse
 import contextlib
@@ -14,6 +14,7 @@ from memorizing_data.token_files import TokenFileError
 from memorizing_jax.commands import Command, Evaluate, Generate, Train
 from memorizing_jax.errors import InputError
 from memorizing_jax.presets import PRESETS
+from memorizing_jax.pretrained_commands import EvaluatePretrained, RankLayers
 from memorizing_jax.run_folder import RunFolder
 
 
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _parse(arguments: Sequence[str]) -> Command:
+def _parse(
+    arguments: Sequence[str],
+) -> Command | EvaluatePretrained | RankLayers:
     """Returns the command that the arguments ask for.
 
     Raises:
@@ -48,10 +51,13 @@ def _parse(arguments: Sequence[str]) -> Command:
       SystemExit: the arguments are malformed, or ask for help.
     """
     default = _train_defaults(arguments)
+    # The same verb for models of both kinds, whose settings differ.
+    evaluate = EvaluatePretrained if _names_a_model(arguments) else Evaluate
     commands = (
         Annotated[Train, tyro.conf.subcommand("train", default=default)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[RankLayers, tyro.conf.subcommand("rank-layers")]
     )
     shown = io.StringIO()
     try:
@@ -72,6 +78,10 @@ def _parse(arguments: Sequence[str]) -> Command:
             error = error.__cause__ or error.__context__
         sys.stderr.write(shown.getvalue())
         raise
+
+
+def _names_a_model(arguments: Sequence[str]) -> bool:
+    return any(x == "--model" or x.startswith("--model=") for x in arguments)
 
 
 def _train_defaults(arguments: Sequence[str]) -> Train:

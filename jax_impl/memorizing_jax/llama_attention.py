@@ -48,7 +48,7 @@ class Part(NamedTuple):
     """
 
     logits: Float[Array, "batch num_key_value_heads folded pairs"]
-    mask: Bool[Array, "batch #num_key_value_heads folded pairs"]
+    mask: Bool[Array, "batch heads folded pairs"]
     read: Callable[[jax.Array], jax.Array]
 
 

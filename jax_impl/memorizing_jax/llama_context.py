@@ -98,9 +98,9 @@ def _visible(
     query = config.cache_length + np.arange(segment_length)
     distance = jnp.asarray(query[:, None] - column[None, :])
     position = num_read[:, None] - config.cache_length + jnp.asarray(column)[None, :]
-    near = (distance <= config.local_window)[None] | (
-        position < config.num_sinks
-    )[:, None, :]
+    near = (distance <= config.local_window)[None] | (position < config.num_sinks)[
+        :, None, :
+    ]
     present = position >= 0
     return near & (distance >= 0)[None] & present[:, None, :], present
 

@@ -159,7 +159,9 @@ def weight_files(folder: Path) -> list[Path]:
     if not isinstance(index, dict) or not index:
         raise InputError(f"{path} has no weight_map; was it altered?")
     # Names alone: an index has no business outside its folder.
-    return [folder / name for name in sorted({Path(str(n)).name for n in index.values()})]
+    return [
+        folder / name for name in sorted({Path(str(n)).name for n in index.values()})
+    ]
 
 
 def _published(name: str) -> str:

@@ -196,9 +196,7 @@ def retrieve(
     queries: Float[Array, "batch segment_length num_heads head_dim"],
     memory: Memory,
     config: LlamaConfig,
-) -> tuple[
-    llama_attention.Part, Int[Array, "batch num_key_value_heads folded top_k"]
-]:
+) -> tuple[llama_attention.Part, Int[Array, "batch num_key_value_heads folded top_k"]]:
     """Searches the memory for each query head's neighbors (PRE-1, PRE-2)."""
     folded = llama_attention.fold(queries, config.num_key_value_heads)
     with jax.named_scope("search"):
