@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -52,7 +52,7 @@ def _parse(
     """
     default = _train_defaults(arguments)
     # The same verb for models of both kinds, whose settings differ.
-    evaluate = EvaluatePretrained if _names_a_model(arguments) else Evaluate
+    evaluate: Any = EvaluatePretrained if _names_a_model(arguments) else Evaluate
     commands = (
         Annotated[Train, tyro.conf.subcommand("train", default=default)]
         | Annotated[evaluate, tyro.conf.subcommand("evaluate")]

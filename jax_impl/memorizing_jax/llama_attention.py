@@ -123,9 +123,11 @@ def attend(
         jnp.where(part.mask, jnp.exp(some - peak), 0.0)
         for part, some in zip(parts, logits, strict=True)
     ]
-    total = sum(some.sum(axis=-1, keepdims=True) for some in weights)
+    totals = [some.sum(axis=-1, keepdims=True) for some in weights]
+    total = functools.reduce(jnp.add, totals)
     total = jnp.where(total > 0.0, total, 1.0)
-    read = sum(part.read(some) for part, some in zip(parts, weights, strict=True))
+    each = [part.read(some) for part, some in zip(parts, weights, strict=True)]
+    read = functools.reduce(jnp.add, each)
     # After the sum over pairs, of which there are more than components.
     output = read / total.swapaxes(1, 2).astype(read.dtype)
     return output, [some / total for some in weights]

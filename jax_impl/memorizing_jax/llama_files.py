@@ -180,7 +180,7 @@ def _published(name: str) -> str:
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[dict[str, Any]]:
     """Opens all files of weights; gives the one that holds each array."""
-    file_of = {}
+    file_of: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         for path in weight_files(folder):
             file = stack.enter_context(_open(path))

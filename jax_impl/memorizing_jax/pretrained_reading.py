@@ -35,8 +35,9 @@ class Reading:
     """Positions kept from earlier segments for local attention; 0 for none (LOC-2)."""
     num_sinks: int = 4
     """First positions of a document that stay visible for ever (PRE-4)."""
-    memory_distance: int = 512
-    """How many positions back every stored pair appears to lie (PRE-2)."""
+    memory_distance: int | None = None
+    """How many positions back every stored pair appears to lie (PRE-2); if left out,
+    as far as the local context reaches."""
     top_k: int = 32
     """Neighbors that each query retrieves."""
     search: Literal["bucketed", "exact", "approx_max_k", "clustered"] = "bucketed"
@@ -51,6 +52,9 @@ class Reading:
     def local(self, config: LlamaConfig) -> LlamaConfig:
         """Returns the settings of local attention with sinks alone."""
         settings = dataclasses.asdict(self)
+        if self.memory_distance is None:
+            reach = self.num_sinks + self.cache_length + self.segment_length
+            settings["memory_distance"] = min(reach, config.max_positions - 1)
         return config.replace(memory_layers=(), combination="joint", **settings)
 
     def with_memory(
