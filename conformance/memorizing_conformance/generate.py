@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from memorizing_conformance import models, reference_model, vectors
+from memorizing_conformance import models, reference_files, vectors
 from memorizing_conformance.cases import CASES
 from memorizing_conformance.cases.case import Case
 from memorizing_conformance.handlers import HANDLERS
@@ -95,7 +95,7 @@ def write(case: Case, folder: pathlib.Path) -> None:
     path = folder / case.handler / case.name
     path.mkdir(parents=True)
     (path / "case.json").write_text(json.dumps(content, indent=1) + "\n")
-    reference_model.write(arrays, path / "arrays.npz")
+    reference_files.write(arrays, path / "arrays.npz")
 
 
 def write_all(folder: pathlib.Path) -> None:

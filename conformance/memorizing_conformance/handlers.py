@@ -35,6 +35,8 @@ def needs(content: Mapping[str, Any]) -> list[str]:
     if handler == "memory":
         search = "bucketed_search" if "bucketing" in settings else "exact_search"
         found.append(search)
+    if settings.get("config", {}).get("family") == "llama":
+        found.append("pretrained")
     if settings.get("memory_dtype") == "bfloat16":
         found.append("bfloat16_memory")
     if "refused" in settings:

@@ -218,7 +218,10 @@ class Implementation(Protocol):
         ...
 
     def init_parameters(self, config: Mapping[str, Any], seed: int) -> Arrays:
-        """Returns initial parameters (MOD-3, MOD-6)."""
+        """Returns initial parameters (MOD-3, MOD-6).
+
+        For family="llama" any numbers, of the shapes of PRE-10.
+        """
         ...
 
     def evaluate(

@@ -81,6 +81,8 @@ def draw_parameters(config: Config, seed: int) -> Arrays:
         if kind.endswith("_kernel"):
             fan_in = shape[0] * shape[1] if kind == "output_kernel" else shape[0]
             array /= np.sqrt(fan_in)
+            if kind == "query_kernel" and config.get("family") == "llama":
+                array *= 2.0  # It learns no scale, and retrieval has to matter.
         elif kind.endswith("_gain"):
             array = 1.0 + 0.3 * array
         elif kind == "attention_scale":

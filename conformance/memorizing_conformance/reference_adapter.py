@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from memorizing_conformance import reference_model
+from memorizing_conformance import reference_files, reference_model
 from memorizing_conformance.features import FEATURES
 from memorizing_conformance.implementation import Arrays, StreamSegment
 from memorizing_conformance.reference_memory import MemoryMethods, MemoryState
 from memorizing_conformance.reference_model import ModelState
 from memorizing_reference import (
     bucketed_search,
-    model,
     parameters,
     perplexity,
     segments,
@@ -25,11 +24,7 @@ class ReferenceImplementation(MemoryMethods):
     """The reference in float32."""
 
     name = "reference"
-    features = frozenset(FEATURES) - {
-        "bucketed_search",
-        "approximate_search",
-        "pretrained",  # Not yet.
-    }
+    features = frozenset(FEATURES) - {"bucketed_search", "approximate_search"}
     recall_target = 1.0
 
     def init_model(
@@ -46,7 +41,8 @@ class ReferenceImplementation(MemoryMethods):
         num_tokens: np.ndarray,
     ) -> tuple[np.ndarray, ModelState]:
         """Returns the logits of a segment, and the next state."""
-        logits, state = model.forward(
+        family = reference_model.family_of(model_state.config)
+        logits, state = family.forward(
             model_state.parameters,
             model_state.state,
             tokens,
@@ -85,17 +81,17 @@ class ReferenceImplementation(MemoryMethods):
     def save(self, state: MemoryState | ModelState, path: pathlib.Path) -> None:
         """Writes a state to a file."""
         if isinstance(state, ModelState):
-            reference_model.save(state, path)
+            reference_files.save(state, path)
             return
-        arrays = reference_model.memory_arrays(state.memory)
-        reference_model.write(arrays | {"top_k": np.array(state.top_k)}, path)
+        arrays = reference_files.memory_arrays(state.memory)
+        reference_files.write(arrays | {"top_k": np.array(state.top_k)}, path)
 
     def restore(self, path: pathlib.Path) -> MemoryState | ModelState:
         """Returns the state that was saved."""
         with np.load(path) as arrays:
             if "config" in arrays:
-                return reference_model.restore(arrays)
-            return MemoryState(reference_model.memory_of(arrays), int(arrays["top_k"]))
+                return reference_files.restore(arrays)
+            return MemoryState(reference_files.memory_of(arrays), int(arrays["top_k"]))
 
     def stream(
         self, documents: Sequence[np.ndarray], batch: int, segment_length: int

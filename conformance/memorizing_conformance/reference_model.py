@@ -1,24 +1,20 @@
-"""What the adapter of the reference adds to its model.
+"""What the adapter of the reference adds to its models.
 
 The reference reads whole segments and computes no gradients of the whole model.
-Decoding, gradients by finite differences and files are made from that here: slow,
-and enough for the tiny models of the suite.
+Decoding and gradients by finite differences are made from that here: slow, and
+enough for the tiny models of the suite.
 """
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from memorizing_conformance.implementation import Arrays
-from memorizing_reference import model, perplexity
+from memorizing_reference import model, perplexity, pretrained_model
 from memorizing_reference import parameters as parameters_module
-from memorizing_reference.cache import Cache
-from memorizing_reference.config import ModelConfig
-from memorizing_reference.memory import Memory
+from memorizing_reference.config import ModelConfig, PretrainedConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +40,14 @@ class ModelState:
 
 def config_of(config: Mapping[str, Any]) -> ModelConfig:
     """Returns the reference's own form of a plain configuration."""
-    return ModelConfig(**{**config, "memory_layers": tuple(config["memory_layers"])})
+    sizes = {**config, "memory_layers": tuple(config["memory_layers"])}
+    family = sizes.pop("family", None)
+    return PretrainedConfig(**sizes) if family == "llama" else ModelConfig(**sizes)
+
+
+def family_of(config: ModelConfig) -> Any:
+    """Returns the module of the reference that reads such a model."""
+    return pretrained_model if isinstance(config, PretrainedConfig) else model
 
 
 def init(config: Mapping[str, Any], parameters: Arrays, batch: int) -> ModelState:
@@ -54,7 +57,9 @@ def init(config: Mapping[str, Any], parameters: Arrays, batch: int) -> ModelStat
     return ModelState(
         config=sizes,
         parameters=parameters,
-        state=model.init_state(sizes, batch, parameters["embedding"].dtype.type),
+        state=family_of(sizes).init_state(
+            sizes, batch, parameters["embedding"].dtype.type
+        ),
         tokens=np.zeros((batch, sizes.segment_length), np.int64),
         num_decoded=np.zeros(batch, np.int64),
         starts=np.zeros(batch, bool),
@@ -73,12 +78,13 @@ def decode(
     length = tokens.shape[1]
 
     config, parameters = model_state.config, model_state.parameters
-    logits, _ = model.forward(
+    family = family_of(config)
+    logits, _ = family.forward(
         parameters, model_state.state, tokens, starts, position + 1, config
     )
     # Only rows whose segment is complete move on; num_tokens 0 leaves the others be.
     complete = position + 1 == length
-    _, state = model.forward(
+    _, state = family.forward(
         parameters,
         model_state.state,
         tokens,
@@ -105,7 +111,7 @@ def segment_loss(
     num_targets: np.ndarray,
 ) -> float:
     """Returns the nats of one segment's targets, the state being held fixed."""
-    logits, _ = model.forward(
+    logits, _ = family_of(model_state.config).forward(
         parameters,
         model_state.state,
         tokens,
@@ -148,82 +154,14 @@ def in_float64(model_state: ModelState) -> ModelState:
             values=part.values.astype(np.float64),
         )
 
-    state = model.State(
-        caches=tuple(widened(cache) for cache in model_state.state.caches),
-        memories={i: widened(m) for i, m in model_state.state.memories.items()},
-    )
+    fields: dict[str, Any] = dict(vars(model_state.state))
+    for name, parts in fields.items():
+        if isinstance(parts, dict):
+            fields[name] = {i: widened(part) for i, part in parts.items()}
+        else:
+            fields[name] = tuple(widened(part) for part in parts)
+    state = dataclasses.replace(model_state.state, **fields)
     parameters = {
         name: array.astype(np.float64) for name, array in model_state.parameters.items()
     }
     return dataclasses.replace(model_state, state=state, parameters=parameters)
-
-
-def memory_arrays(memory: Memory, prefix: str = "memory") -> Arrays:
-    """Returns a memory as arrays for a file."""
-    return {
-        f"{prefix}.keys": memory.keys,
-        f"{prefix}.values": memory.values,
-        f"{prefix}.num_written": memory.num_written,
-        f"{prefix}.dtype": np.array(memory.dtype),
-    }
-
-
-def memory_of(arrays: Mapping[str, np.ndarray], prefix: str = "memory") -> Memory:
-    """Returns the memory that `memory_arrays` took apart."""
-    dtype: Any = str(arrays[f"{prefix}.dtype"])
-    return Memory(
-        arrays[f"{prefix}.keys"],
-        arrays[f"{prefix}.values"],
-        arrays[f"{prefix}.num_written"],
-        dtype,
-    )
-
-
-def save(model_state: ModelState, path: pathlib.Path) -> None:
-    """Writes a model with everything it carries."""
-    arrays: Arrays = {
-        "config": np.array(json.dumps(dataclasses.asdict(model_state.config))),
-        "tokens": model_state.tokens,
-        "num_decoded": model_state.num_decoded,
-        "starts": model_state.starts,
-    }
-    for name, array in model_state.parameters.items():
-        arrays[f"parameters.{name}"] = array
-    for i, cache in enumerate(model_state.state.caches):
-        for field in dataclasses.fields(cache):
-            arrays[f"caches.{i}.{field.name}"] = getattr(cache, field.name)
-    for i, memory in model_state.state.memories.items():
-        arrays |= memory_arrays(memory, f"memories.{i}")
-    write(arrays, path)
-
-
-def write(arrays: Arrays, path: pathlib.Path) -> None:
-    """Writes arrays to a file of exactly this name."""
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def restore(arrays: Mapping[str, np.ndarray]) -> ModelState:
-    """Returns the model that `save` wrote."""
-    config = config_of(json.loads(str(arrays["config"])))
-    fields = [field.name for field in dataclasses.fields(Cache)]
-    state = model.State(
-        caches=tuple(
-            Cache(*(arrays[f"caches.{i}.{field}"] for field in fields))
-            for i in range(config.num_layers)
-        ),
-        memories={i: memory_of(arrays, f"memories.{i}") for i in config.memory_layers},
-    )
-    prefix = "parameters."
-    return ModelState(
-        config=config,
-        parameters={
-            name.removeprefix(prefix): arrays[name]
-            for name in arrays
-            if name.startswith(prefix)
-        },
-        state=state,
-        tokens=arrays["tokens"],
-        num_decoded=arrays["num_decoded"],
-        starts=arrays["starts"],
-    )

@@ -127,7 +127,9 @@ def gather(
         nothing = np.zeros((*slots.shape, memory.keys.shape[-1]), memory.keys.dtype)
         return nothing, nothing
     row = np.arange(slots.shape[0])[:, None, None, None]
-    head = np.arange(slots.shape[2])[None, None, :, None]
+    # Where query heads share a memory, `group` of them have the same one (PRE-1).
+    group = slots.shape[2] // memory.keys.shape[2]
+    head = np.arange(slots.shape[2])[None, None, :, None] // group
     slot = np.where(slots == NO_SLOT, 0, slots)
     keys, values = memory.keys[row, slot, head], memory.values[row, slot, head]
     return np.where(found, keys, 0), np.where(found, values, 0)

@@ -79,6 +79,62 @@ class ModelConfig:
             raise ValueError(f"num_buckets is {self.num_buckets}, must be 1 or more")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedConfig(ModelConfig):
+    """What fixes a decoder of the Llama family, apart from its parameters.
+
+    The settings of `ModelConfig` mean what they mean there, save that
+    `attention_scale_init` belongs to no parameter of this family.
+
+    Attributes:
+      num_key_value_heads: heads of keys and values, `K`, shared by as many query
+        heads each (PRE-1).
+      rope_base: base of the rotary angles (PRE-8).
+      norm_epsilon: what rms_norm adds to the mean square (PRE-7).
+      tied_embedding: whether the embedding also makes the logits (PRE-7).
+      num_sinks: first positions that stay visible, `S`; 0 for none (PRE-4).
+      memory_distance: how far back a query meets stored pairs (PRE-2).
+      combination: how memory and local context are combined (PRE-5).
+    """
+
+    num_key_value_heads: int
+    rope_base: float
+    norm_epsilon: float
+    tied_embedding: bool
+    num_sinks: int
+    memory_distance: int
+    combination: Literal["gate", "joint"]
+
+    def __post_init__(self) -> None:
+        """Refuses settings that no model can have, one sentence each."""
+        super().__post_init__()
+        groups = self.num_key_value_heads
+        if groups < 1 or self.num_heads % groups:
+            raise ValueError(
+                f"num_key_value_heads is {groups}, must divide num_heads, which is "
+                f"{self.num_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim is {self.head_dim}, must be even to be rotated in halves"
+            )
+        for name in ("num_sinks", "memory_distance"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")
+        if self.combination not in ("gate", "joint"):
+            raise ValueError(
+                f"combination is {self.combination!r}, must be gate or joint"
+            )
+        reach = self.cache_length + self.segment_length - 1
+        remembers = bool(self.memory_layers) and self.memory_size > 0
+        if self.combination == "joint" and remembers and self.local_window < reach:
+            raise ValueError(
+                f"local_window is {self.local_window}, but cache and segment reach "
+                f"{reach} positions back: what a joint memory has not got yet would "
+                "be out of sight; enlarge local_window or shorten the cache"
+            )
+
+
 _AT_LEAST_ONE = (
     "vocab_size",
     "num_layers",

@@ -79,14 +79,14 @@ def forward(
       ValueError: if a token id is not in the vocabulary, `num_tokens` exceeds the
         segment, or the state has another number of rows or another dtype.
     """
-    _require_same_kind(state, tokens, parameters)
+    require_same_kind(state, tokens, parameters)
     memories.require_num_tokens(num_tokens, tokens.shape[1])
-    tokens = _without_padding(tokens, num_tokens, config.vocab_size)
+    tokens = without_padding(tokens, num_tokens, config.vocab_size)
 
     new_caches, new_memories = [], {}
     x = parameters["embedding"][tokens]
     for i in range(config.num_layers):
-        layer = _layer_parameters(parameters, i)
+        layer = layer_parameters(parameters, i)
         cache = caches.reset(state.caches[i], start_of_document)
         memory = None
         if i in state.memories:
@@ -145,7 +145,7 @@ def attention_layer(
         attention_scale=layer["attention_scale"],
     )
     if memory is not None:
-        slots = _search(queries, memory, config)
+        slots = find_slots(queries, memory, config)
         retrieved = attention.memory_attention(
             queries, memory, slots, layer["attention_scale"]
         )
@@ -155,18 +155,21 @@ def attention_layer(
 
 
 def rms_norm(
-    x: Float[np.ndarray, "*shape model_dim"], gain: Float[np.ndarray, " model_dim"]
+    x: Float[np.ndarray, "*shape model_dim"],
+    gain: Float[np.ndarray, " model_dim"],
+    epsilon: float = 1e-6,
 ) -> Float[np.ndarray, "*shape model_dim"]:
     """Scales each vector to mean square one, then by the learned gain (MOD-2)."""
     mean_square = np.mean(x * x, axis=-1, keepdims=True)
-    return x / np.sqrt(mean_square + x.dtype.type(1e-6)) * gain
+    return x / np.sqrt(mean_square + x.dtype.type(epsilon)) * gain
 
 
-def _search(
+def find_slots(
     queries: Float[np.ndarray, "batch segment_length num_heads head_dim"],
     memory: Memory,
     config: ModelConfig,
 ) -> Int[np.ndarray, "batch segment_length num_heads top_k"]:
+    """Returns the neighbors of each query, by the search that is configured."""
     if config.num_buckets is None:
         return search.top_k_slots(queries, memory, config.top_k)
     return bucketed_search.top_k_slots(
@@ -178,9 +181,14 @@ def _search(
     )
 
 
-def _require_same_kind(
+def require_same_kind(
     state: State, tokens: Int[np.ndarray, "batch length"], parameters: Parameters
 ) -> None:
+    """Refuses a state of other rows or another dtype than tokens and parameters.
+
+    Raises:
+      ValueError: says which, and how to make one that fits.
+    """
     keys, dtype = state.caches[0].keys, parameters["embedding"].dtype
     if len(keys) != len(tokens):
         raise ValueError(f"tokens has {len(tokens)} rows, the state has {len(keys)}")
@@ -191,12 +199,16 @@ def _require_same_kind(
         )
 
 
-def _without_padding(
+def without_padding(
     tokens: Int[np.ndarray, "batch length"],
     num_tokens: Int[np.ndarray, " batch"],
     vocab_size: int,
 ) -> Int[np.ndarray, "batch length"]:
-    """Returns the tokens with 0 for padding, which may hold anything (SEG-4)."""
+    """Returns the tokens with 0 for padding, which may hold anything (SEG-4).
+
+    Raises:
+      ValueError: if a real token is not in the vocabulary.
+    """
     real = np.arange(tokens.shape[1])[None, :] < num_tokens[:, None]
     tokens = np.where(real, tokens, 0)
     unknown = tokens[(tokens < 0) | (tokens >= vocab_size)]
@@ -205,7 +217,8 @@ def _without_padding(
     return tokens
 
 
-def _layer_parameters(parameters: Parameters, i: int) -> Parameters:
+def layer_parameters(parameters: Parameters, i: int) -> Parameters:
+    """Returns the parameters of one layer, by the last part of their names."""
     prefix = f"layers.{i}."
     return {
         name.removeprefix(prefix): array

@@ -1,45 +1,80 @@
-"""Names, shapes and initial values of a model's parameters (MOD-3, MOD-6)."""
+"""Names, shapes and initial values of a model's parameters (MOD-3, MOD-6, PRE-10)."""
 
 import math
 
 import numpy as np
 
 from memorizing_reference import positions
-from memorizing_reference.config import ModelConfig
+from memorizing_reference.config import ModelConfig, PretrainedConfig
 
 Parameters = dict[str, np.ndarray]
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every parameter, by the names of MOD-6."""
-    embed, heads, dim = config.model_dim, config.num_heads, config.head_dim
+    """Returns the shape of every parameter, by the names of MOD-6 or PRE-10."""
+    embed = config.model_dim
     result: dict[str, tuple[int, ...]] = {
         "embedding": (config.vocab_size, embed),
         "final_norm_gain": (embed,),
     }
+    if isinstance(config, PretrainedConfig) and not config.tied_embedding:
+        result["output_embedding"] = (config.vocab_size, embed)
     for i in range(config.num_layers):
-        layer = {
-            "attention_norm_gain": (embed,),
-            "query_kernel": (embed, heads, dim),
-            "key_kernel": (embed, heads, dim),
-            "value_kernel": (embed, heads, dim),
-            "output_kernel": (heads, dim, embed),
-            "attention_scale": (heads,),
-            "relative_bias": (heads, positions.NUM_BUCKETS),
-            "mlp_norm_gain": (embed,),
-            "mlp_in_kernel": (embed, config.mlp_dim),
-            "mlp_out_kernel": (config.mlp_dim, embed),
-        }
-        if i in config.memory_layers:
-            layer["gate_bias"] = (heads,)
+        if isinstance(config, PretrainedConfig):
+            layer = _pretrained_layer(config)
+            has_gate = config.combination == "gate"
+        else:
+            layer = _layer(config)
+            has_gate = True
+        if has_gate and i in config.memory_layers:
+            layer["gate_bias"] = (config.num_heads,)
         result |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
     return result
+
+
+def _layer(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    embed, heads = config.model_dim, config.num_heads
+    return {
+        **_projections(config, heads),
+        "attention_scale": (heads,),
+        "relative_bias": (heads, positions.NUM_BUCKETS),
+        "mlp_norm_gain": (embed,),
+        "mlp_in_kernel": (embed, config.mlp_dim),
+        "mlp_out_kernel": (config.mlp_dim, embed),
+    }
+
+
+def _pretrained_layer(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    embed = config.model_dim
+    return {
+        **_projections(config, config.num_key_value_heads),
+        "mlp_norm_gain": (embed,),
+        "mlp_gate_kernel": (embed, config.mlp_dim),
+        "mlp_up_kernel": (embed, config.mlp_dim),
+        "mlp_out_kernel": (config.mlp_dim, embed),
+    }
+
+
+def _projections(
+    config: ModelConfig, num_key_value_heads: int
+) -> dict[str, tuple[int, ...]]:
+    embed, heads, dim = config.model_dim, config.num_heads, config.head_dim
+    return {
+        "attention_norm_gain": (embed,),
+        "query_kernel": (embed, heads, dim),
+        "key_kernel": (embed, num_key_value_heads, dim),
+        "value_kernel": (embed, num_key_value_heads, dim),
+        "output_kernel": (heads, dim, embed),
+    }
 
 
 def init(
     config: ModelConfig, seed: int, dtype: type[np.floating] = np.float32
 ) -> Parameters:
-    """Returns initial parameters (MOD-3)."""
+    """Returns initial parameters (MOD-3).
+
+    Those of a pre-trained model come with it; drawing them is for experiments.
+    """
     rng = np.random.default_rng(seed)
     return {
         name: _initial(name.rpartition(".")[2], shape, config, rng).astype(dtype)
@@ -56,7 +91,7 @@ def _initial(
         return np.full(shape, config.attention_scale_init)
     if kind == "gate_bias":
         return np.full(shape, config.gate_bias_init)
-    if kind == "embedding":
+    if kind.endswith("embedding"):
         return rng.standard_normal(shape)
     if kind == "relative_bias":
         return rng.standard_normal(shape) / math.sqrt(positions.NUM_BUCKETS)

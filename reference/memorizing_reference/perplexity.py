@@ -1,12 +1,13 @@
 """Loss, and perplexity over whole documents (SEG-3, SEG-5)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from memorizing_reference import model, segments
-from memorizing_reference.config import ModelConfig
+from memorizing_reference import model, pretrained_model, segments
+from memorizing_reference.config import ModelConfig, PretrainedConfig
 from memorizing_reference.parameters import Parameters
 
 
@@ -35,12 +36,13 @@ def total_loss(
       every document but its first.
     """
     dtype = parameters["embedding"].dtype.type
-    state = model.init_state(config, batch, dtype)
+    kind: Any = pretrained_model if isinstance(config, PretrainedConfig) else model
+    state = kind.init_state(config, batch, dtype)
     nats, predicted = 0.0, 0
     for segment in segments.stream(
         documents, batch=batch, segment_length=config.segment_length
     ):
-        logits, state = model.forward(
+        logits, state = kind.forward(
             parameters,
             state,
             segment.tokens,

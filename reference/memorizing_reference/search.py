@@ -46,6 +46,8 @@ def scores(
     require_finite("queries", queries)
     keys = np.where(valid[:, :, None, None], memory.keys, 0)
     require_finite("keys", keys)
+    # Each query head searches the memory of its key-value head (PRE-1).
+    keys = np.repeat(keys, queries.shape[2] // keys.shape[2], axis=2)
     # b: batch, q: query position, s: slot, h: head, d: head_dim
     with np.errstate(over="ignore", invalid="ignore"):
         score = np.einsum("bqhd,bshd->bqhs", queries, keys, optimize=True)

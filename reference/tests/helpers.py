@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from memorizing_reference import memory, model, parameters, segments
-from memorizing_reference.config import ModelConfig
+from memorizing_reference.config import ModelConfig, PretrainedConfig
 
 # No two sizes alike, so that no axis can pass for another. Segments of 7 neither
 # divide the memory of 10 nor the cache of 4.
@@ -22,6 +22,29 @@ SMALL = ModelConfig(
     memory_layers=(0, 2),
     memory_size=10,
     top_k=3,
+)
+
+# The same for the Llama family. 6 query heads share 2 heads of 4.
+PRETRAINED = PretrainedConfig(
+    vocab_size=11,
+    num_layers=3,
+    model_dim=5,
+    num_heads=6,
+    head_dim=4,
+    mlp_dim=8,
+    segment_length=7,
+    local_window=10,
+    cache_length=4,
+    memory_layers=(0, 2),
+    memory_size=10,
+    top_k=3,
+    num_key_value_heads=2,
+    rope_base=100.0,
+    norm_epsilon=1e-5,
+    tied_embedding=True,
+    num_sinks=3,
+    memory_distance=12,
+    combination="joint",
 )
 
 # float64 leaves about 1e-15 per operation; matrix products may sum in another order

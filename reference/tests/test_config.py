@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from helpers import SMALL, replace
+from helpers import PRETRAINED, SMALL, replace
 
 from memorizing_reference import config, memory
 
@@ -47,3 +47,32 @@ def test_cannot_be_changed_afterwards():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SMALL.top_k = 5
     assert isinstance(hash(config.ModelConfig(**dataclasses.asdict(SMALL))), int)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_key_value_heads": 4}, "is 4, must divide num_heads, which is 6"),
+        ({"num_key_value_heads": 0}, "is 0, must divide num_heads, which is 6"),
+        ({"head_dim": 5}, "head_dim is 5, must be even"),
+        ({"num_sinks": -1}, "num_sinks is -1, must be 0 or more"),
+        ({"memory_distance": -2}, "memory_distance is -2, must be 0 or more"),
+        ({"local_window": 9}, "local_window is 9, but cache and segment reach 10 po"),
+        ({"top_k": 11}, "top_k is 11, more than memory_size 10"),
+    ],
+)
+def test_refuses_of_the_llama_family(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(PRETRAINED, **changes)
+
+
+def test_a_short_window_hides_nothing_from_a_gated_memory():
+    replace(PRETRAINED, local_window=1, combination="gate")
+    replace(PRETRAINED, local_window=1, memory_size=0)
+    replace(PRETRAINED, local_window=1, memory_layers=())
+
+
+def test_refuses_other_combinations():
+    # As for dtypes.
+    with pytest.raises(Exception, match=r"combination(.|\n)*'sum'"):
+        replace(PRETRAINED, combination="sum")

@@ -4,9 +4,12 @@ from mutants import (
     attention,
     gradients,
     local,
+    local_context,
     memory,
     model,
     model_memory,
+    pretrained,
+    pretrained_memory,
     search,
     streams,
 )
@@ -20,5 +23,8 @@ MUTANTS: list[Mutant] = [
     *gradients.MUTANTS,
     *model.MUTANTS,
     *model_memory.MUTANTS,
+    *local_context.MUTANTS,
+    *pretrained.MUTANTS,
+    *pretrained_memory.MUTANTS,
     *streams.MUTANTS,
 ]

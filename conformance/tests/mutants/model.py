@@ -14,7 +14,7 @@ def _parameters(name: str, breaks: str, old: str, new: str) -> Mutant:
 _MLP = (
     'x = x + np.maximum(normed @ layer["mlp_in_kernel"], 0) @ layer["mlp_out_kernel"]'
 )
-_NORM = "return x / np.sqrt(mean_square + x.dtype.type(1e-6)) * gain"
+_NORM = "return x / np.sqrt(mean_square + x.dtype.type(epsilon)) * gain"
 _NORMALIZED = "queries, keys = attention.normalize(queries), attention.normalize(keys)"
 _EPSILON = "return x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + 1e-6)"
 
@@ -70,7 +70,7 @@ MUTANTS = [
         "the norm has a larger epsilon",
         "MOD-2",
         _NORM,
-        _NORM.replace("1e-6", "1e-5"),
+        _NORM.replace("epsilon", "10 * epsilon"),
     ),
     _model(
         "the norm has no epsilon",
@@ -82,7 +82,7 @@ MUTANTS = [
         "epsilon stands outside the root",
         "MOD-2",
         _NORM,
-        "return x / (np.sqrt(mean_square) + x.dtype.type(1e-6)) * gain",
+        "return x / (np.sqrt(mean_square) + x.dtype.type(epsilon)) * gain",
     ),
     _model(
         "gains count from one",
@@ -188,8 +188,8 @@ MUTANTS = [
     _parameters(
         "every layer has a gate",
         "MOD-6",
-        "if i in config.memory_layers:",
-        "if i >= 0:",
+        "if has_gate and i in config.memory_layers:",
+        "if has_gate:",
     ),
     _parameters(
         "the output kernel is [E, H, D]",

@@ -13,7 +13,7 @@ _REPLACE = (
 _RESET = "memory = memories.reset(state.memories[i], start_of_document)"
 _ATTEND = "update, keys, values = attention_layer(layer, normed, cache, memory, config)"
 _INSERT = "new_memories[i] = memories.insert(memory, keys, values, num_tokens)"
-_SEARCH = "slots = _search(queries, memory, config)"
+_SEARCH = "slots = find_slots(queries, memory, config)"
 _COMBINE = 'output = attention.combine(retrieved, output, layer["gate_bias"])'
 _READ = (
     "retrieved = attention.memory_attention(\n"
@@ -216,6 +216,6 @@ MUTANTS = [
         "rows take the first row's queries",
         "SEG-2",
         _SEARCH,
-        "slots = _search(0 * queries + queries[:1], memory, config)",
+        "slots = find_slots(0 * queries + queries[:1], memory, config)",
     ),
 ]

@@ -15,6 +15,10 @@ def _decoding(name: str, breaks: str, old: str, new: str) -> Mutant:
     return Mutant(name, breaks, "reference_model", old, new)
 
 
+def _files(name: str, breaks: str, old: str, new: str) -> Mutant:
+    return Mutant(name, breaks, "reference_files", old, new)
+
+
 _TARGETS = "targets = document[position + 1 : position + 1 + segment_length]"
 _UNREAD = "unread = iter([np.asarray(d) for d in documents if len(d)])"
 _START = "segment.start_of_document[row] = document is not None"
@@ -132,8 +136,8 @@ MUTANTS = [
     _perplexity(
         "evaluation forgets between segments",
         "SEG-5",
-        "        logits, state = model.forward(",
-        "        logits, _ = model.forward(",
+        "        logits, state = kind.forward(",
+        "        logits, _ = kind.forward(",
     ),
     _decoding(
         "each token enters memory at once",
@@ -142,7 +146,7 @@ MUTANTS = [
         "    starts, position = start_of_document, np.zeros_like(position)\n"
         "    tokens = np.zeros_like(tokens)\n"
         "    tokens[:, 0] = token\n"
-        "    logits, state = model.forward(\n"
+        "    logits, state = family.forward(\n"
         "        parameters, model_state.state, tokens, starts, position + 1, config\n"
         "    )\n"
         "    model_state = dataclasses.replace(model_state, state=state)\n"
@@ -173,32 +177,32 @@ MUTANTS = [
         "starts = model_state.starts | start_of_document",
         "starts = start_of_document",
     ),
-    _decoding(
+    _files(
         "a saved memory loses its count",
         "CKP-1",
         'f"{prefix}.num_written": memory.num_written,',
         'f"{prefix}.num_written": np.minimum(memory.num_written, memory.memory_size),',
     ),
-    _decoding(
+    _files(
         "a saved memory forgets that it is bfloat16",
         "CKP-1",
         'f"{prefix}.dtype": np.array(memory.dtype),',
         'f"{prefix}.dtype": np.array("float32"),',
     ),
-    _decoding(
+    _files(
         "a saved model is rounded",
         "CKP-1",
         'arrays |= memory_arrays(memory, f"memories.{i}")',
         'arrays |= memory_arrays(memory, f"memories.{i}")\n'
         '        arrays[f"memories.{i}.keys"] = memory.keys.astype(np.float16)',
     ),
-    _decoding(
+    _files(
         "a saved model loses its caches",
         "CKP-1",
         'arrays[f"caches.{i}.{field.name}"] = getattr(cache, field.name)',
         'arrays[f"caches.{i}.{field.name}"] = 0 * getattr(cache, field.name)',
     ),
-    _decoding(
+    _files(
         "a saved model loses the segment being decoded",
         "CKP-1",
         '"num_decoded": model_state.num_decoded,',
@@ -213,10 +217,10 @@ MUTANTS = [
         "        return perplexity.perplexity(nats, predicted), predicted",
         also=(
             (
-                "        logits, state = model.forward(",
+                "        logits, state = family.forward(",
                 "        if vars(self).pop('evaluated', False):\n"
                 "            start_of_document = ~np.zeros_like(start_of_document)\n"
-                "        logits, state = model.forward(",
+                "        logits, state = family.forward(",
             ),
         ),
     ),
