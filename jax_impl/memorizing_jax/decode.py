@@ -46,12 +46,23 @@ def init_decode_state(config: ModelConfig, batch: int) -> DecodeState:
 
 def from_segments(state: model.State, config: ModelConfig) -> DecodeState:
     """Returns the state to decode from after whole segments, such as of a prompt."""
+    return DecodeState(
+        position=jnp.zeros_like(state.num_cached),
+        num_visible=state.num_cached,
+        caches=widened_caches(state, config, config.num_heads),
+        memories=state.memories,
+    )
+
+
+def widened_caches(
+    state: model.State, config: ModelConfig, num_heads: int
+) -> tuple[Cache, ...]:
+    """Returns the caches with room for a segment, whose newest positions come last."""
     batch = state.num_cached.shape[0]
 
     def blank() -> Cache:
-        heads, dim = config.num_heads, config.head_dim
         length, dtype = config.segment_length, config.compute_dtype
-        return caches.empty(batch, length, heads, dim, dtype)
+        return caches.empty(batch, length, num_heads, config.head_dim, dtype)
 
     def widen(cache: Cache) -> Cache:
         # The newest positions are on the right, so what is blank comes first.
@@ -59,12 +70,7 @@ def from_segments(state: model.State, config: ModelConfig) -> DecodeState:
 
     # Without a cache between segments, the segment's own part is all there is.
     widened = tuple(widen(cache) for cache in state.caches)
-    return DecodeState(
-        position=jnp.zeros(batch, jnp.int32),
-        num_visible=state.num_cached,
-        caches=widened or tuple(blank() for _ in range(config.num_layers)),
-        memories=state.memories,
-    )
+    return widened or tuple(blank() for _ in range(config.num_layers))
 
 
 def to_segments(state: DecodeState, config: ModelConfig) -> model.State:

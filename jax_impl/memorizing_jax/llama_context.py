@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from memorizing_jax import cache as caches
 from memorizing_jax import rotary
 from memorizing_jax.cache import Cache
 from memorizing_jax.llama_config import LlamaConfig
@@ -39,84 +38,76 @@ class Context(NamedTuple):
 
 
 def context(
-    num_read: Int[Array, " batch"], segment_length: int, config: LlamaConfig
+    num_read: Int[Array, " batch"],
+    num_cached: Int[Array, " batch"],
+    cache_length: int,
+    segment_length: int,
+    config: LlamaConfig,
 ) -> Context:
-    """Returns the local context of a segment.
+    """Returns the local context of a segment, or of one more token of it.
 
     Args:
-      num_read: tokens of its document that each row has read before the segment.
-      segment_length: positions of the segment, padding included.
+      num_read: tokens of its document that each row has read before.
+      num_cached: how many of them, the newest, count in the cache.
+      cache_length: columns of the cache.
+      segment_length: positions to read, padding included.
       config: the model's sizes.
     """
-    num_sinks, cache_length = config.num_sinks, config.cache_length
+    num_sinks = config.num_sinks
     length = num_sinks + cache_length + segment_length
-    left = jnp.clip(num_read - cache_length, 0, num_sinks)
+    # The document's position that stands first in the cache, or would.
+    oldest = num_read - num_cached
     sink = jnp.arange(num_sinks, dtype=jnp.int32)[None, :]
-    # The sinks that left the cache come just before its first column.
-    place = num_sinks - left[:, None] + sink
+    dropped = jnp.maximum(0, oldest - num_sinks)
+    # As far before the segment's first column as sinks lie before its position.
+    place = num_sinks + cache_length - (num_read - dropped)[:, None] + sink
     by_place = rotary.rotation(0, length, config.head_dim, config.rope_base)
-    keys = Rotation(
-        *(
-            jnp.concatenate(
-                [
-                    part[place],
-                    jnp.broadcast_to(
-                        part[None, num_sinks:],
-                        (place.shape[0], length - num_sinks, part.shape[1]),
-                    ),
-                ],
-                axis=1,
-            )
-            for part in by_place
-        )
-    )
-    mask, present = _visible(num_read, segment_length, config)
-    present = jnp.concatenate([sink < left[:, None], present], axis=1)
-    sinks_seen = jnp.broadcast_to(
-        present[:, None, :num_sinks], (*mask.shape[:2], num_sinks)
-    )
+    mask, present = _visible(num_read, oldest, cache_length, segment_length, config)
+    left = sink < oldest[:, None]
+    seen = jnp.broadcast_to(left[:, None], (*mask.shape[:2], num_sinks))
     distance = config.memory_distance
     return Context(
-        mask=jnp.concatenate([sinks_seen, mask], axis=2),
-        present=present,
+        mask=jnp.concatenate([seen, mask], axis=2),
+        present=jnp.concatenate([left, present], axis=1),
         queries=Rotation(*(part[num_sinks + cache_length :] for part in by_place)),
-        keys=keys,
+        keys=Rotation(*(_of_columns(part, place, num_sinks) for part in by_place)),
         to_memory=rotary.rotation(
             distance, distance + 1, config.head_dim, config.rope_base
         ),
     )
 
 
+def _of_columns(
+    by_place: Float[Array, "context_length half_dim"],
+    place: Int[Array, "batch num_sinks"],
+    num_sinks: int,
+) -> Float[Array, "batch context_length half_dim"]:
+    """Returns a part of each column's rotation: sinks by place, others as they lie."""
+    others = by_place[None, num_sinks:]
+    others = jnp.broadcast_to(others, (place.shape[0], *others.shape[1:]))
+    sinks = by_place[jnp.clip(place, 0, by_place.shape[0] - 1)]
+    return jnp.concatenate([sinks, others], axis=1)
+
+
 def _visible(
-    num_read: Int[Array, " batch"], segment_length: int, config: LlamaConfig
+    num_read: Int[Array, " batch"],
+    oldest: Int[Array, " batch"],
+    cache_length: int,
+    segment_length: int,
+    config: LlamaConfig,
 ) -> tuple[
     Bool[Array, "batch segment_length local_length"],
     Bool[Array, "batch local_length"],
 ]:
     """Returns which columns of cache and segment are seen, and which are filled."""
-    column = np.arange(config.cache_length + segment_length)
-    query = config.cache_length + np.arange(segment_length)
+    column = np.arange(cache_length + segment_length)
+    query = cache_length + np.arange(segment_length)
     distance = jnp.asarray(query[:, None] - column[None, :])
-    position = num_read[:, None] - config.cache_length + jnp.asarray(column)[None, :]
-    near = (distance <= config.local_window)[None] | (position < config.num_sinks)[
-        :, None, :
-    ]
-    present = position >= 0
+    position = num_read[:, None] - cache_length + jnp.asarray(column)[None, :]
+    near = (distance <= config.local_window)[None]
+    near |= (position < config.num_sinks)[:, None, :]
+    present = position >= oldest[:, None]
     return near & (distance >= 0)[None] & present[:, None, :], present
-
-
-def local_pairs(
-    sinks: Cache | None,
-    cache: Cache | None,
-    keys: Float[Array, "batch segment_length num_key_value_heads head_dim"],
-    values: Float[Array, "batch segment_length num_key_value_heads head_dim"],
-) -> Cache:
-    """Returns keys, not rotated, and values of every column.
-
-    No gradient flows into what was kept from earlier segments (LOC-7).
-    """
-    local = caches.local_context(cache, keys, values)
-    return Cache(*caches.local_context(sinks, *local))
 
 
 def keep_sinks(
@@ -139,7 +130,7 @@ def keep_sinks(
 
 
 def leave_cache(
-    pairs: Cache,
+    local: Cache,
     num_read: Int[Array, " batch"],
     num_tokens: Int[Array, " batch"],
     config: LlamaConfig,
@@ -147,7 +138,7 @@ def leave_cache(
     """Returns the pairs that leave the cache after a segment, and how many (PRE-6).
 
     Args:
-      pairs: those of all columns, as `local_pairs` returned them.
+      local: pairs of the cache and the segment.
       num_read: tokens of the document before the segment.
       num_tokens: real tokens of the segment.
       config: the model's sizes.
@@ -159,10 +150,10 @@ def leave_cache(
     oldest = num_read - config.cache_length
     first = jnp.maximum(config.num_sinks, oldest)
     count = jnp.maximum(0, oldest + num_tokens - first)
-    segment_length = pairs.keys.shape[1] - config.num_sinks - config.cache_length
+    segment_length = local.keys.shape[1] - config.cache_length
     offset = jnp.arange(segment_length, dtype=jnp.int32)[None, :]
-    column = config.num_sinks + (first - oldest)[:, None] + offset
-    return Cache(columns(pairs.keys, column), columns(pairs.values, column)), count
+    column = (first - oldest)[:, None] + offset
+    return Cache(columns(local.keys, column), columns(local.values, column)), count
 
 
 def columns(

@@ -1,16 +1,60 @@
 """The parts of a layer of the Llama family: projections, attention, SwiGLU (PRE-7)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from memorizing_jax import attention, llama_attention, rotary, search
+from memorizing_jax import cache as caches
 from memorizing_jax.cache import Cache
 from memorizing_jax.llama_config import LlamaConfig
 from memorizing_jax.llama_context import Context
 from memorizing_jax.memory import Memory
-from memorizing_jax.model import Retrieved
+from memorizing_jax.model import Retrieved, output_projection, rms_norm
 from memorizing_jax.parameters import Parameters
+
+
+class Read(NamedTuple):
+    """What a layer made of a segment.
+
+    Attributes:
+      x: the residual stream after it.
+      update: what attention added to it.
+      local: pairs of the cache and the segment; keys not rotated.
+      keys: of the segment, as cache, sinks and memory will keep them.
+      values: same.
+      found: what was retrieved, if anything could be.
+    """
+
+    x: jax.Array
+    update: jax.Array
+    local: Cache
+    keys: jax.Array
+    values: jax.Array
+    found: Retrieved | None
+
+
+def read(
+    layer: Parameters,
+    x: Float[Array, "batch segment_length model_dim"],
+    sinks: Cache | None,
+    cache: Cache | None,
+    memory: Memory | None,
+    context: Context,
+    config: LlamaConfig,
+) -> Read:
+    """Runs a layer (PRE-7). No gradient flows into sinks and cache (LOC-7)."""
+    normed = rms_norm(x, layer["attention_norm_gain"], config.norm_epsilon)
+    queries, keys, values = project(layer, normed)
+    local = Cache(*caches.local_context(cache, keys, values))
+    pairs = Cache(*caches.local_context(sinks, local.keys, local.values))
+    output, found = attend(layer, queries, pairs, memory, context, config)
+    update = output_projection(layer, output)
+    x = x + update
+    x = x + mlp(layer, rms_norm(x, layer["mlp_norm_gain"], config.norm_epsilon))
+    return Read(x, update, local, keys, values, found)
 
 
 def attend(

@@ -16,7 +16,7 @@ from memorizing_jax import llama_layer, parameters
 from memorizing_jax import memory as memories
 from memorizing_jax.cache import Cache
 from memorizing_jax.llama_config import LlamaConfig
-from memorizing_jax.model import Retrieved, State, output_projection, rms_norm
+from memorizing_jax.model import Retrieved, State, rms_norm
 from memorizing_jax.parameters import Parameters
 
 
@@ -87,7 +87,10 @@ def forward(
     position = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     tokens = jnp.where(position[None, :] < num_tokens[:, None], tokens, 0)
     num_read = jnp.where(start_of_document, 0, state.num_read)
-    context = contexts.context(num_read, tokens.shape[1], config)
+    num_cached = jnp.minimum(config.cache_length, num_read)
+    context = contexts.context(
+        num_read, num_cached, config.cache_length, tokens.shape[1], config
+    )
     new_caches, new_sinks, new_memories, retrieved = [], [], [], {}
     x = params["embedding"][tokens].astype(dtype)
     for i in range(config.num_layers):
@@ -99,34 +102,20 @@ def forward(
             stored = state.memories[config.memory_layers.index(i)]
             memory = memories.reset(stored, start_of_document)
 
-        normed = rms_norm(x, layer["attention_norm_gain"], config.norm_epsilon)
-        queries, keys, values = llama_layer.project(layer, normed)
-        pairs = contexts.local_pairs(sinks, cache, keys, values)
-        output, found = llama_layer.attend(
-            layer, queries, pairs, memory, context, config
-        )
-        update = output_projection(layer, output)
-        x = x + update
-        x = x + llama_layer.mlp(
-            layer, rms_norm(x, layer["mlp_norm_gain"], config.norm_epsilon)
-        )
-
+        read = llama_layer.read(layer, x, sinks, cache, memory, context, config)
+        x = read.x
+        new = read.keys, read.values
         if cache is not None:
-            new_caches.append(caches.append(cache, keys, values, num_tokens))
+            new_caches.append(caches.append(cache, *new, num_tokens))
         if sinks is not None:
-            kept = contexts.keep_sinks(sinks, keys, values, num_read, num_tokens)
-            new_sinks.append(kept)
-        if memory is not None and found is not None:
-            enter, counts = Cache(keys, values), num_tokens
-            if config.combination == "joint":
-                enter, counts = contexts.leave_cache(
-                    pairs, num_read, num_tokens, config
-                )
-            counts = memories.wait_for(counts, update)
+            new_sinks.append(contexts.keep_sinks(sinks, *new, num_read, num_tokens))
+        if memory is not None and read.found is not None:
+            enter, count = entering(read, num_read, num_tokens, config)
+            count = memories.wait_for(count, read.update)
             new_memories.append(
-                memories.insert(memory, enter.keys, enter.values, counts)
+                memories.insert(memory, enter.keys, enter.values, count)
             )
-            retrieved[i] = found
+            retrieved[i] = read.found
 
     new_state = LlamaState(
         num_cached=jnp.minimum(config.cache_length, num_read + num_tokens),
@@ -136,6 +125,18 @@ def forward(
         memories=tuple(new_memories),
     )
     return logits_of(params, x, config), new_state, retrieved
+
+
+def entering(
+    read: llama_layer.Read,
+    num_read: Int[Array, " batch"],
+    num_tokens: Int[Array, " batch"],
+    config: LlamaConfig,
+) -> tuple[Cache, Int[Array, " batch"]]:
+    """Returns the pairs that enter the memory after a segment, and how many (PRE-6)."""
+    if config.combination == "gate":
+        return Cache(read.keys, read.values), num_tokens
+    return contexts.leave_cache(read.local, num_read, num_tokens, config)
 
 
 def logits_of(

@@ -66,7 +66,7 @@ def _initial(
         return jnp.full(shape, config.attention_scale_init, jnp.float32)
     if kind == "gate_bias":
         return jnp.full(shape, config.gate_bias_init, jnp.float32)
-    if kind == "embedding":
+    if kind.endswith("embedding"):
         return jax.random.normal(key, shape, jnp.float32)
     if kind == "relative_bias":
         deviation = 1.0 / math.sqrt(positions.NUM_BUCKETS)

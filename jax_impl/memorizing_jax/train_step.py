@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from memorizing_jax import loss, model, optimizer, parameters, search
+from memorizing_jax import families, loss, model, optimizer, parameters, search
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
@@ -112,7 +112,7 @@ def loss_and_gradients(
     def mean(
         params: Parameters,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, model.State, NotFinite]]:
-        logits, new_state, retrieved = model.forward(
+        logits, new_state, retrieved = families.of(config).forward(
             params,
             state,
             segments.tokens,
