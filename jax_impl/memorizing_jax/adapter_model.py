@@ -14,7 +14,15 @@ import orbax.checkpoint as ocp
 
 from memorizing_data.row_reader import RowReader
 from memorizing_data.token_files import Document, TokenFiles
-from memorizing_jax import decode, evaluate, memory, model, parameters, train_step
+from memorizing_jax import (
+    decode,
+    evaluate,
+    families,
+    memory,
+    model,
+    parameters,
+    train_step,
+)
 from memorizing_jax.config import ModelConfig, SearchEngine
 from memorizing_jax.train_config import model_from_json, model_to_json
 from memorizing_jax.train_step import Segments
@@ -22,6 +30,7 @@ from memorizing_jax.train_step import Segments
 FEATURES = frozenset(
     {
         "model",
+        "pretrained",
         "replace_parameters",
         "model_gradients",
         "generation",
@@ -64,7 +73,7 @@ class ModelMethods:
     ) -> ModelState:
         """Returns the state before the first segment."""
         sizes = self._config(config)
-        state = model.init_state(sizes, batch)
+        state = families.of(sizes).init_state(sizes, batch)
         return ModelState(_on_device(parameters, sizes), state, sizes)
 
     def forward(
@@ -122,7 +131,8 @@ class ModelMethods:
         """Returns the logits after one more token of every row."""
         state = model_state.state
         if isinstance(state, model.State):
-            state = decode.from_segments(state, model_state.config)
+            family = families.of(model_state.config)
+            state = family.from_segments(state, model_state.config)
         logits, state = _decode(
             model_state.params,
             state,
@@ -205,7 +215,11 @@ class ModelMethods:
             "search": self.engine,
             "recall_target": self.recall_target,
         }
-        return ModelConfig(**{**config, **search, "memory_layers": layers})
+        settings = {**config, **search, "memory_layers": list(layers)}
+        if config.get("family") == "llama":
+            # The suite knows no limit of positions.
+            settings["max_positions"] = 2**31 - 1
+        return model_from_json(settings)
 
 
 def stream(
@@ -259,7 +273,8 @@ def _state_of(settings: Mapping[str, Any]) -> MemoryState | ModelState:
         return MemoryState(empty, settings["top_k"])
     config = model_from_json(settings["config"])
     params = parameters.init(config, jax.random.key(0))
-    init = decode.init_decode_state if settings["decodes"] else model.init_state
+    family = families.of(config)
+    init = family.init_decode_state if settings["decodes"] else family.init_state
     return ModelState(params, init(config, settings["batch"]), config)
 
 
@@ -281,11 +296,23 @@ def _forward(
     num_tokens: jax.Array,
     config: ModelConfig,
 ) -> tuple[jax.Array, model.State]:
-    logits, state, _ = model.forward(
+    logits, state, _ = families.of(config).forward(
         params, state, tokens, start_of_document, num_tokens, config
     )
     return logits, state
 
 
 _loss_and_gradients = jax.jit(train_step.loss_and_gradients, static_argnums=3)
-_decode = jax.jit(decode.decode_step, static_argnums=4)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _decode(
+    params: parameters.Parameters,
+    state: decode.DecodeState,
+    token: jax.Array,
+    start_of_document: jax.Array,
+    config: ModelConfig,
+) -> tuple[jax.Array, decode.DecodeState]:
+    step = families.of(config).decode_step
+    logits, state = step(params, state, token, start_of_document, config)
+    return logits, state

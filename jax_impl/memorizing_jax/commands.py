@@ -63,7 +63,10 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measures perplexity on whole documents, at one memory size or several."""
+    """Measures perplexity on whole documents, at one memory size or several.
+
+    Of a pre-trained model too: see the settings of evaluate --model smollm2 --help.
+    """
 
     data: Path
     """Folder of the data set."""

@@ -7,6 +7,7 @@ enter the memory, and the cache shrinks to what it keeps between segments.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,24 +47,36 @@ def init_decode_state(config: ModelConfig, batch: int) -> DecodeState:
 
 def from_segments(state: model.State, config: ModelConfig) -> DecodeState:
     """Returns the state to decode from after whole segments, such as of a prompt."""
+    return DecodeState(
+        position=jnp.zeros_like(state.num_cached),
+        num_visible=state.num_cached,
+        caches=widened_caches(
+            state, config, config.num_heads, parameters.groups(config)
+        ),
+        memories=state.memories,
+    )
+
+
+def widened_caches(
+    state: model.State, config: ModelConfig, num_heads: int, groups: Sequence[range]
+) -> tuple[Cache, ...]:
+    """Returns the caches with room for a segment, whose newest positions come last.
+
+    `groups` are the layers that have a cache together.
+    """
     batch = state.num_cached.shape[0]
-    heads, dim, length = config.num_heads, config.head_dim, config.segment_length
+    length, dtype = config.segment_length, config.compute_dtype
     # Without a cache between segments, the segment's own part is all there is.
     widened = tuple(
-        caches.empty(batch, length, heads, dim, config.compute_dtype, len(group))
-        for group in parameters.groups(config)
+        caches.empty(batch, length, num_heads, config.head_dim, dtype, len(group))
+        for group in groups
     )
     if state.caches:
         # The newest positions are on the right, so what is blank comes first.
         widened = jax.tree.map(
             lambda *parts: jnp.concatenate(parts, axis=-3), widened, state.caches
         )
-    return DecodeState(
-        position=jnp.zeros(batch, jnp.int32),
-        num_visible=state.num_cached,
-        caches=widened,
-        memories=state.memories,
-    )
+    return widened
 
 
 def to_segments(state: DecodeState, config: ModelConfig) -> model.State:

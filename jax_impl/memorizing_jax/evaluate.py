@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from memorizing_data.row_reader import RowReader, SegmentBatch
 from memorizing_data.token_files import TokenFiles
-from memorizing_jax import input_pipeline, loss, model, search
+from memorizing_jax import families, input_pipeline, loss, model, search
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
 from memorizing_jax.parameters import Parameters
@@ -158,7 +158,7 @@ def _read(
     on_progress: Callable[[int], object] | None,
 ) -> None:
     """Fills `nats` with the loss of every target that `reader` yields."""
-    state = model.init_state(config, batch)
+    state = families.of(config).init_state(config, batch)
     waiting: collections.deque[tuple[SegmentBatch, jax.Array, NotFinite]]
     waiting = collections.deque()
 
@@ -190,7 +190,7 @@ def _read(
 def _step(
     params: Parameters, state: model.State, segments: Segments, config: ModelConfig
 ) -> tuple[jax.Array, model.State, NotFinite]:
-    logits, state, retrieved = model.forward(
+    logits, state, retrieved = families.of(config).forward(
         params,
         state,
         segments.tokens,

@@ -124,7 +124,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     rows = [["position", *map(_label, lines)]]
     rows[0].append("tokens")
     for i, span in enumerate(lines[0]["by_position"]):
-        losses = [f"{line['by_position'][i]['loss']:.4f}" for line in lines]
+        losses = [_loss_of(line, i, span) for line in lines]
         reach = f"{span['first']:,}-{span['last'] - 1:,}"
         rows.append([reach, *losses, f"{span['num_predicted']:,}"])
     return f"{by_size}\n\nnats/token by position in the document\n{_aligned(rows)}"
@@ -159,6 +159,13 @@ def plot(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     new = path.with_name(path.name + ".new")
     figure.savefig(new, format=path.suffix.removeprefix(".") or "png", dpi=150)
     os.replace(new, path)
+
+
+def _loss_of(line: dict[str, Any], i: int, span: dict[str, Any]) -> str:
+    """Returns the loss in one span, if the same tokens of it were read."""
+    spans = line["by_position"]
+    same = i < len(spans) and spans[i]["num_predicted"] == span["num_predicted"]
+    return f"{spans[i]['loss']:.4f}" if same else "-"
 
 
 def _label(line: dict[str, Any]) -> str:

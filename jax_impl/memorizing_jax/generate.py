@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from memorizing_jax import decode, model
+from memorizing_jax import families, model
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.decode import DecodeState
 from memorizing_jax.errors import InputError
@@ -110,13 +110,14 @@ def _read(
     params: Parameters, config: ModelConfig, prompt: npt.NDArray[np.int32]
 ) -> tuple[jax.Array, DecodeState]:
     """Returns the logits after a prompt, and the state to decode from."""
-    state = model.init_state(config, 1)
+    family = families.of(config)
+    state = family.init_state(config, 1)
     length = config.segment_length
     whole = len(prompt) // length * length
     for first in range(0, whole, length):
         segment = jnp.asarray(prompt[None, first : first + length])
         logits, state = _segment(params, state, segment, jnp.array([not first]), config)
-    decoding = decode.from_segments(state, config)
+    decoding = family.from_segments(state, config)
     for i in range(whole, len(prompt)):
         token, start = jnp.asarray(prompt[i : i + 1]), jnp.array([not i])
         logits, decoding = _step(params, decoding, token, start, config)
@@ -132,10 +133,20 @@ def _segment(
     config: ModelConfig,
 ) -> tuple[jax.Array, model.State]:
     num_tokens = jnp.full(tokens.shape[0], tokens.shape[1], jnp.int32)
-    logits, state, _ = model.forward(
+    logits, state, _ = families.of(config).forward(
         params, state, tokens, start_of_document, num_tokens, config
     )
     return logits[:, -1], state
 
 
-_step = jax.jit(decode.decode_step, static_argnames="config", donate_argnames="state")
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _step(
+    params: Parameters,
+    state: DecodeState,
+    token: jax.Array,
+    start_of_document: jax.Array,
+    config: ModelConfig,
+) -> tuple[jax.Array, DecodeState]:
+    step = families.of(config).decode_step
+    logits, state = step(params, state, token, start_of_document, config)
+    return logits, state

@@ -385,10 +385,12 @@ def logits_of(
 
 
 def rms_norm(
-    x: Float[Array, "*shape model_dim"], gain: Float[Array, " model_dim"]
+    x: Float[Array, "*shape model_dim"],
+    gain: Float[Array, " model_dim"],
+    epsilon: float = 1e-6,
 ) -> Float[Array, "*shape model_dim"]:
     """Scales vectors to mean square one, then by the learned gain (MOD-2)."""
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
     gain = gain.reshape((1,) * (x.ndim - 1) + gain.shape)
-    return (wide * jax.lax.rsqrt(mean_square + 1e-6) * gain).astype(x.dtype)
+    return (wide * jax.lax.rsqrt(mean_square + epsilon) * gain).astype(x.dtype)

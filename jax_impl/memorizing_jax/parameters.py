@@ -15,15 +15,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from memorizing_jax import positions
+from memorizing_jax import llama_parameters, positions
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
+from memorizing_jax.llama_config import LlamaConfig
 
 Parameters = dict[str, jax.Array]
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter, by the names of MOD-6."""
+    if isinstance(config, LlamaConfig):
+        return llama_parameters.shapes(config)
     embed, heads, dim = config.model_dim, config.num_heads, config.head_dim
     result: dict[str, tuple[int, ...]] = {
         "embedding": (config.vocab_size, embed),
@@ -67,7 +70,7 @@ def _initial(
         return jnp.full(shape, config.attention_scale_init, jnp.float32)
     if kind == "gate_bias":
         return jnp.full(shape, config.gate_bias_init, jnp.float32)
-    if kind == "embedding":
+    if kind.endswith("embedding"):
         return jax.random.normal(key, shape, jnp.float32)
     if kind == "relative_bias":
         deviation = 1.0 / math.sqrt(positions.NUM_BUCKETS)

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
+from memorizing_jax.llama_config import LlamaConfig
 from memorizing_jax.sharding import MeshConfig
 
 
@@ -153,7 +154,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 def model_to_json(config: ModelConfig) -> dict[str, Any]:
     """Returns a model's settings as a dictionary, fit for JSON."""
     layers = list(config.memory_layers)
-    return dataclasses.asdict(config) | {"memory_layers": layers}
+    family = {"family": "llama"} if isinstance(config, LlamaConfig) else {}
+    return dataclasses.asdict(config) | {"memory_layers": layers} | family
 
 
 def from_json(settings: dict[str, Any]) -> TrainConfig:
@@ -181,8 +183,9 @@ def model_from_json(settings: dict[str, Any]) -> ModelConfig:
       InputError: a setting is unknown or impossible.
     """
     try:
-        layers = tuple(settings["memory_layers"])
-        return ModelConfig(**settings | {"memory_layers": layers})
+        settings = settings | {"memory_layers": tuple(settings["memory_layers"])}
+        family = settings.pop("family", None)
+        return (LlamaConfig if family == "llama" else ModelConfig)(**settings)
     except (KeyError, TypeError) as error:
         raise InputError(
             f"the saved settings are not those of a model: {error}"

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from memorizing_jax import (
     accumulation,
+    families,
     loss,
     model,
     optimizer,
@@ -125,12 +126,13 @@ def loss_and_gradients(
       Total nats, number of predicted tokens, the next state and what checked search
       refuses; and the gradients.
     """
-    state = model.reset(state, segments.start_of_document)
+    family = families.of(config)
+    state = family.reset(state, segments.start_of_document)
     predicted = segments.num_targets.sum()
 
     def share(params: Parameters, state: model.State, segments: Segments) -> Any:
         """Returns the part of these rows in the mean, and what reading them gives."""
-        found = model.read(params, state, segments.tokens, segments.num_tokens, config)
+        found = family.read(params, state, segments.tokens, segments.num_tokens, config)
         nats, _ = loss.total(found.logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
         bad = {layer: what.not_finite for layer, what in found.retrieved.items()}
@@ -149,7 +151,7 @@ def loss_and_gradients(
             of_rows, parts, state, segments
         )
         caches, pairs = accumulation.joined((caches, pairs))
-    after = model.insert(state, caches, pairs, segments.num_tokens, config)
+    after = family.insert(state, caches, pairs, segments.num_tokens, config)
     return (nats, predicted, after, bad), gradients
 
 
