@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from memorizing_jax import bucketed_search
 
-# Tiles are powers of two, and at least 16 for the tensor cores. Of these, two winners
-# take all but half of the registers that a program of 256 threads can have.
+# Tiles are powers of two, and at least 16 for the tensor cores. Two winners of these
+# take half of the registers that a program of 256 threads can have.
 QUERY_TILE, COLUMN_TILE, LEAST_TILE = 64, 128, 16
 NUM_WARPS = 8
 

@@ -142,10 +142,11 @@ def test_the_compiler_of_every_tpu_accepts_the_kernel(topology):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_on_v5e_the_kernel_takes_keys_as_they_lie(head_dim, dtype):
-    """It makes nothing but its result: no scores, no copy of the keys."""
+    """It makes no scores and no copy of the keys; of narrow queries, at most."""
     compiled = compiled_kernel("v5e:2x2", LARGE, head_dim, dtype)
     assert compiled.memory_analysis().temp_size_in_bytes == 0
-    assert largest_made(compiled) == 4 * 512 * 2 * 128
+    assert "tpu_custom_call" in compiled.as_text()
+    assert largest_made(compiled) <= 4 * 512 * head_dim
 
 
 @pytest.mark.usefixtures("real_tiles")
