@@ -138,8 +138,9 @@ def attend(
         # The search knows the largest score of all shards, but for rounding.
         best = jnp.where(found.slots[..., :1] >= 0, found.scores[..., :1], 0.0)
         peak = best * jnp.abs(attention_scale)[None, :, None, None]
+        # Masked before, not after: what overflows has no gradient, not even of 0.
+        logits = jnp.where(slots >= 0, logits, -jnp.inf)
         weights = jnp.exp(logits - jax.lax.stop_gradient(peak))
-        weights = jnp.where(slots >= 0, weights, 0.0)
         output = jnp.einsum("bhqn,bhqnd->bhqd", weights.astype(values.dtype), values)
         total, output, weights = jax.lax.psum(
             (weights.sum(axis=-1, keepdims=True), output, weights), MEMORY
@@ -150,12 +151,7 @@ def attend(
 
     return jax.shard_map(
         summed,
-        in_specs=(
-            _POSITIONS,
-            _specs(memory, mesh),
-            _NEIGHBORS,
-            P(MODEL),
-        ),
+        in_specs=(_POSITIONS, _specs(memory, mesh), _NEIGHBORS, P(MODEL)),
         out_specs=(_POSITIONS, _NEIGHBORS),
     )(queries, jax.lax.stop_gradient(memory), found, attention_scale)
 
