@@ -26,6 +26,7 @@ from memorizing_jax import attention, bucketed_search, search, sharding
 from memorizing_jax import index as indices
 from memorizing_jax import memory as memories
 from memorizing_jax.config import SearchEngine
+from memorizing_jax.errors import InputError
 from memorizing_jax.memory import Memory
 from memorizing_jax.search import Found
 from memorizing_jax.sharding import DATA, MEMORY, MODEL
@@ -234,5 +235,11 @@ def _gathered(candidates: jax.Array) -> jax.Array:
 
 
 def _specs(memory: Memory, mesh: AbstractMesh) -> Any:
+    shards = mesh.shape[MEMORY]
+    if memory.memory_size % shards:
+        raise InputError(
+            f"memory_size is {memory.memory_size}, which {shards} shards of the mesh "
+            "axis memory do not divide; choose a multiple, or another --mesh.memory"
+        )
     of_state = sharding.specs({"model": {"memories": (memory,)}}, mesh)
     return of_state["model"]["memories"][0]

@@ -7,6 +7,7 @@ import pytest
 from memory_layer import ENGINES, on_one_device, run
 
 from memorizing_jax import memory_shards, sharding
+from memorizing_jax.errors import InputError
 from memorizing_jax.sharding import MeshConfig
 
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 4, 2), (1, 8, 1), (1, 1, 8)]
@@ -40,6 +41,17 @@ def test_a_mesh_finds_reads_and_keeps_the_same(sizes, engine):
             )
     for x, y in zip(kept, expected_kept, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_slots_that_do_not_divide_are_refused():
+    """Of any memory, such as one of another size in an evaluation."""
+    memory = memory_shards.empty(1, 25, 2, 3, "float32", "exact")
+    mesh = sharding.make_mesh(MeshConfig(1, 8, 1))
+    with (
+        jax.set_mesh(mesh),
+        pytest.raises(InputError, match="memory_size is 25, which 8 shards"),
+    ):
+        memory_shards.reset(memory, jnp.ones(1, bool))
 
 
 def test_slot_order_is_that_of_insertion():
