@@ -192,7 +192,7 @@ def jitted(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
     """
     shapes = jax.eval_shape(functools.partial(init, config))
     run = sharding.shardings(shapes, mesh)
-    segments = {"segments": jax.eval_shape(functools.partial(_no_segments, config))}
+    segments = {"segments": jax.eval_shape(functools.partial(no_segments, config))}
     return jax.jit(
         functools.partial(train_step, config=config),
         in_shardings=(run, sharding.shardings(segments, mesh)["segments"]),
@@ -201,7 +201,8 @@ def jitted(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
     )
 
 
-def _no_segments(config: TrainConfig) -> Segments:
+def no_segments(config: TrainConfig) -> Segments:
+    """Returns rows without a token, of the shapes that every step takes."""
     of_row = jnp.zeros(config.batch, jnp.int32)
     tokens = jnp.zeros((config.batch, config.model.segment_length), jnp.int32)
     return Segments(tokens, tokens, of_row > 0, of_row, of_row)
