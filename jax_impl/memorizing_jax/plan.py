@@ -92,6 +92,7 @@ def make(config: TrainConfig, topology: str) -> Plan:
     devices = tpu_compiler.devices(topology)
     config = spread(config, len(devices))
     mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check(mesh, config.model, config.batch)
     run = jax.eval_shape(functools.partial(train_step.init, config))
     traced = trace(config, run, mesh)
     held = _held(run, mesh)

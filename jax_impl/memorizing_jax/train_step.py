@@ -19,6 +19,7 @@ from memorizing_jax import (
     sharding,
 )
 from memorizing_jax.config import ModelConfig
+from memorizing_jax.errors import InputError
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
 
@@ -189,7 +190,17 @@ def jitted(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the step for a mesh, to be called under `jax.set_mesh(mesh)`.
 
     `run` is donated, and what comes back is divided as it was.
+
+    Raises:
+      InputError: the rows of a part do not divide over the mesh.
     """
+    rows, shards = config.batch // config.accumulation, mesh.shape[sharding.DATA]
+    if rows % shards:
+        raise InputError(
+            f"a batch of {config.batch} rows in {config.accumulation} parts "
+            f"(accumulation) has {rows} rows a part, which {shards} shards of the mesh "
+            "axis data do not divide; choose a larger batch, or fewer parts or shards"
+        )
     shapes = jax.eval_shape(functools.partial(init, config))
     run = sharding.shardings(shapes, mesh)
     segments = {"segments": jax.eval_shape(functools.partial(no_segments, config))}
