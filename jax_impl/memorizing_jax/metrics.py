@@ -1,6 +1,7 @@
 """Metrics: a progress bar for people, and JSON lines that a resumed run continues."""
 
 import errno
+import io
 import json
 import math
 import os
@@ -12,9 +13,10 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
-from memorizing_jax.errors import InputError
+from memorizing_jax.errors import InputError, NotFiniteError
 from memorizing_jax.train_config import TrainConfig
 from memorizing_jax.train_step import Metrics
 
@@ -26,7 +28,7 @@ class Log:
     never idle while the host waits for numbers.
 
     Args:
-      path: file of the lines. Those after `step` are dropped.
+      path: file of the lines; None to write none. Those after `step` are dropped.
       config: settings of the run.
       step: the step from which the run begins or continues.
       pending: what `settle` returned at that step.
@@ -39,21 +41,16 @@ class Log:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         config: TrainConfig,
         step: int,
         pending: list[dict[str, Any]],
         quiet: bool,
     ):
-        kept = _lines_up_to(path, step) if path.exists() else []
-        # Under another name first: a kill between the lines would lose the rest.
-        new = path.with_name(path.name + ".new")
-        new.write_bytes(b"".join(kept))
-        os.replace(new, path)
-        self._path, self._file = path, path.open("ab", buffering=0)
+        self._path, self._file = path, None if path is None else _opened(path, step)
         self._interval = config.log_interval
         self._pending: list[dict[str, Any] | tuple[int, Metrics]] = [*pending]
-        self._num_tokens, self._since = 0, time.monotonic()
+        self._num_tokens, self._since, self._waited = 0, time.monotonic(), 0.0
         self._bar = tqdm(
             total=config.steps,
             initial=step,
@@ -73,13 +70,14 @@ class Log:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def add(self, step: int, measured: Metrics, num_tokens: int) -> None:
         """Takes note of a step, whose numbers the device may not know yet.
 
         Raises:
-          InputError: the loss of an earlier step is not finite.
+          NotFiniteError: the loss of an earlier step is not finite.
         """
         self._pending.append((step, measured))
         self._num_tokens += num_tokens
@@ -88,11 +86,15 @@ class Log:
             self._fetch(self._interval)
             self._write_full_lines()
 
+    def add_wait(self, seconds: float) -> None:
+        """Takes note of how long a step waited for its input."""
+        self._waited += seconds
+
     def settle(self) -> list[dict[str, Any]]:
         """Waits for all steps, writes the lines that are full, returns the rest.
 
         Raises:
-          InputError: the loss of a step is not finite.
+          NotFiniteError: the loss of a step is not finite.
         """
         self._fetch(len(self._pending))
         self._write_full_lines()
@@ -104,6 +106,8 @@ class Log:
         Raises:
           OSError: there is no room for it.
         """
+        if self._file is None:
+            return
         content = json.dumps(line).encode() + b"\n"
         try:
             complete = self._file.write(content) == len(content)
@@ -118,10 +122,8 @@ class Log:
                 continue
             fetched = _to_json(*entry)
             if not math.isfinite(fetched["nats"] + fetched["gradient_norm"]):
-                raise InputError(
-                    f"loss or gradients of step {fetched['step']} are not finite; "
-                    "begin again with a lower --learning-rate or longer --warmup-steps"
-                )
+                rows = np.flatnonzero(~entry[1].finite_rows).tolist()
+                raise NotFiniteError(fetched["step"], rows)
             self._pending[i] = fetched
 
     def _write_full_lines(self) -> None:
@@ -131,10 +133,12 @@ class Log:
                 return
             del self._pending[: self._interval]
             now = time.monotonic()
-            rate = self._num_tokens / max(now - self._since, 1e-9)
-            self._num_tokens, self._since = 0, now
+            elapsed = max(now - self._since, 1e-9)
+            rate, wait = self._num_tokens / elapsed, self._waited / elapsed
+            self._num_tokens, self._since, self._waited = 0, now, 0.0
             line = mean_line(steps)
-            self.write(line | {"tokens_per_second": round(rate)})
+            timings = {"tokens_per_second": round(rate), "input_wait": round(wait, 5)}
+            self.write(line | timings)
             gates = {f"gate {i}": _span(gate) for i, gate in line["gates"].items()}
             loss = f"{line['loss']:.4f}"
             shown = {"loss": loss, "tokens/s": f"{rate:,.0f}", **gates}
@@ -176,6 +180,16 @@ def _to_json(step: int, fetched: Metrics) -> dict[str, Any]:
 
 def _span(gate: Sequence[float]) -> str:
     return f"{min(gate):.2f}-{max(gate):.2f}"
+
+
+def _opened(path: Path, step: int) -> io.FileIO:
+    """Returns a file of lines, cut after those of `step`, for writing more."""
+    kept = _lines_up_to(path, step) if path.exists() else []
+    # Under another name first: a kill between the lines would lose the rest.
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(b"".join(kept))
+    os.replace(new, path)
+    return path.open("ab", buffering=0)
 
 
 def _lines_up_to(path: Path, step: int) -> list[bytes]:

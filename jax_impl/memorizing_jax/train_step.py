@@ -1,12 +1,16 @@
 """One step of training as a pure function: segment in, updated run out."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from memorizing_jax import loss, model, optimizer, parameters, search
+from memorizing_jax import loss, model, optimizer, parameters, search, sharding
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
@@ -63,6 +67,7 @@ class Metrics:
     Attributes:
       nats: []; loss of all predicted tokens together.
       num_predicted: []; how many those are.
+      finite_rows: [batch]; rows whose loss is finite.
       gradient_norm: []; of all gradients together, before clipping.
       learning_rate: [].
       gates: by memory layer, [num_heads]; 1 reads the memory alone (GATE-3).
@@ -71,6 +76,7 @@ class Metrics:
 
     nats: jax.Array
     num_predicted: jax.Array
+    finite_rows: jax.Array
     gradient_norm: jax.Array
     learning_rate: jax.Array
     gates: dict[int, jax.Array]
@@ -92,7 +98,7 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
 
 def loss_and_gradients(
     params: Parameters, state: model.State, segments: Segments, config: ModelConfig
-) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite], Parameters]:
+) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite, jax.Array], Parameters]:
     """Returns the loss of one segment of every row, and its gradients.
 
     The gradients are those of the mean over all predicted tokens. No gradient
@@ -105,13 +111,15 @@ def loss_and_gradients(
       config: the model's sizes.
 
     Returns:
-      Total nats, number of predicted tokens, the next state and what checked search
-      refuses; and the gradients.
+      Total nats, number of predicted tokens, the next state, what checked search
+      refuses and which rows have a finite loss; and the gradients.
     """
 
     def mean(
         params: Parameters,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, model.State, NotFinite]]:
+    ) -> tuple[
+        jax.Array, tuple[jax.Array, jax.Array, model.State, NotFinite, jax.Array]
+    ]:
         logits, new_state, retrieved = model.forward(
             params,
             state,
@@ -121,9 +129,10 @@ def loss_and_gradients(
             config,
         )
         nats, predicted = loss.total(logits, segments.targets, segments.num_targets)
+        finite = loss.finite_rows(logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
         bad = {layer: found.not_finite for layer, found in retrieved.items()}
-        return nats / count, (nats, predicted, new_state, bad)
+        return nats / count, (nats, predicted, new_state, bad, finite)
 
     (_, measured), gradients = jax.value_and_grad(mean, has_aux=True)(params)
     return measured, gradients
@@ -136,13 +145,14 @@ def train_step(
     measured, gradients = loss_and_gradients(
         run.parameters, run.model, segments, config.model
     )
-    nats, predicted, new_state, not_finite = measured
+    nats, predicted, new_state, not_finite, finite_rows = measured
     updated, optimizer_state = optimizer.update(
         config.optimizer, gradients, run.optimizer, run.parameters
     )
     metrics = Metrics(
         nats=nats,
         num_predicted=predicted,
+        finite_rows=finite_rows,
         gradient_norm=optax.tree.norm(gradients),
         learning_rate=optimizer.learning_rate(config.optimizer, run.step),
         gates={
@@ -159,6 +169,28 @@ def train_step(
         step=run.step + 1,
     )
     return new_run, metrics
+
+
+def jitted(config: TrainConfig, mesh: Mesh) -> Callable[[Run, Segments], Any]:
+    """Returns the step for a mesh, to be called under `jax.set_mesh(mesh)`.
+
+    `run` is donated, and what comes back is divided as it was.
+    """
+    run = jax.eval_shape(functools.partial(init, config))
+    length = config.model.segment_length
+    tokens = jax.ShapeDtypeStruct((config.batch, length), jnp.int32)
+    of_row = jax.ShapeDtypeStruct((config.batch,), jnp.int32)
+    segments = Segments(tokens, tokens, of_row, of_row, of_row)
+    run, segments = (
+        sharding.shardings(run, mesh),
+        sharding.shardings({"segments": segments}, mesh)["segments"],
+    )
+    return jax.jit(
+        functools.partial(train_step, config=config),
+        in_shardings=(run, segments),
+        out_shardings=(run, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 # Donated, so that memory and parameters are updated where they are.
