@@ -27,9 +27,9 @@ class Train:
     """Folder of the data set."""
     output: Path
     """Folder of the run: settings, metrics, checkpoints and parameters."""
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
     checkpoints: str | None = None
     """Folder for the checkpoints, if not in --output; gs://bucket/folder will do."""
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
     preset: Literal["tiny", "demo", "base"] = "demo"
     """Settings to begin with; --help shows those of the one given."""
     resume: bool = False

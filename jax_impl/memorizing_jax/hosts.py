@@ -53,12 +53,11 @@ class HostsConfig:
                 "coordinator, num_processes and process_id go together; give all "
                 "three, or --distributed alone where the environment tells them"
             )
-        if self.num_processes is not None and self.process_id is not None:
-            if not 0 <= self.process_id < self.num_processes:
-                raise InputError(
-                    f"process_id is {self.process_id}, must be from 0 to "
-                    f"num_processes - 1, which is {self.num_processes - 1}"
-                )
+        if not 0 <= (self.process_id or 0) < (self.num_processes or 1):
+            raise InputError(
+                f"process_id is {self.process_id} of num_processes "
+                f"{self.num_processes}, must be from 0 to one less"
+            )
         if self.heartbeat_timeout < 1:
             raise InputError(
                 f"heartbeat_timeout is {self.heartbeat_timeout}, must be 1 or more"
@@ -177,7 +176,8 @@ def from_first(compute: Callable[[], T]) -> T:
     outcome = _broadcast(outcome)
     if "error" in outcome:
         raise InputError(outcome["error"])
-    return outcome["value"]  # type: ignore[no-any-return]
+    value: T = outcome["value"]
+    return value
 
 
 def check_same(settings: dict[str, Any]) -> None:

@@ -58,7 +58,8 @@ class Placement:
         """Returns one array of all rows, given its part for `rows`."""
         first, shape = self.rows.start, (self.batch, *array.shape[1:])
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # Every device holds a part.
             held = range(self.batch)[index[0]]
             return array[held.start - first : held.stop - first]
 
@@ -67,8 +68,9 @@ class Placement:
 
     def _sharding(self, name: str, shape: tuple[int, ...]) -> NamedSharding:
         like = jax.ShapeDtypeStruct(shape, np.int32)
-        found: NamedSharding = sharding.shardings({"segments": {name: like}}, self.mesh)
-        return found["segments"][name]
+        tree = sharding.shardings({"segments": {name: like}}, self.mesh)
+        found: NamedSharding = tree["segments"][name]
+        return found
 
 
 def to_device(batch: SegmentBatch, placement: Placement | None = None) -> Segments:

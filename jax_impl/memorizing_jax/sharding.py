@@ -10,12 +10,12 @@ memories (`memory_shards`).
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import jax
 import tyro
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
@@ -24,6 +24,9 @@ DATA, MEMORY, MODEL = "data", "memory", "model"
 # Devices along `memory` compute the same but for their searches, so they too can keep
 # a share of the parameters each.
 FULLY: Final = (DATA, MEMORY)
+
+# Each device keeps an index of its own rows, heads and slots, one after the other.
+EVERY: Final = (DATA, MODEL, MEMORY)
 
 Axis = str | tuple[str, ...] | None
 
@@ -51,9 +54,10 @@ RULES: Final[tuple[tuple[str, tuple[Axis, ...]], ...]] = (
     (r"model/caches/\d+/(keys|values)", (DATA, None, MODEL, None)),
     (r"model/memories/\d+/(keys|values)", (DATA, MODEL, MEMORY, None)),
     (r"model/memories/\d+/num_written", (DATA,)),
-    (_INDEX + r"(list_of|lists/(squares|first|count))", (DATA, MODEL, MEMORY)),
-    (_INDEX + r"lists/(centers|slots|scales)", (DATA, MODEL, MEMORY, None)),
-    (_INDEX + r"lists/keys", (DATA, MODEL, MEMORY, None, None)),
+    (_INDEX + r"lists/(squares|first|count)", (EVERY, None)),
+    (_INDEX + r"lists/(centers|slots|scales)", (EVERY, None, None)),
+    (_INDEX + r"lists/keys", (EVERY, None, None, None)),
+    (_INDEX + r"list_of", (EVERY, None)),
 )
 
 
@@ -123,31 +127,36 @@ def check(mesh: Mesh, config: ModelConfig, batch: int) -> None:
         )
 
 
-def spec(name: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
-    """Returns how the table divides the array of this name and shape.
+def current() -> AbstractMesh | None:
+    """Returns the mesh of `jax.set_mesh`, unless it is of a single device or none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if mesh.size > 1 else None
 
-    Raises:
-      LookupError: no rule is for it, or more than one; both are faults of the table.
+
+def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
+    """Tells XLA how to divide an array that a computation makes on the way.
+
+    Left to itself it may divide activations as it finds the parameters divided.
     """
-    found = [axes for pattern, axes in RULES if re.fullmatch(pattern, name)]
-    if len(found) != 1:
-        raise LookupError(f"{len(found)} rules of sharding.RULES match {name!r}, not 1")
-    # optax keeps an array of one element where it needs none.
-    axes = found[0] if math.prod(shape) > 1 else ()
-    if len(axes) > len(shape):
-        raise LookupError(f"the rule for {name!r} has more axes than {tuple(shape)}")
-    whole = (None,) * (len(shape) - len(axes))
-    return PartitionSpec(
-        *whole, *map(lambda a, n: _dividing(a, n, mesh), axes, shape[len(whole) :])
+    mesh = current()
+    if mesh is None:
+        return x
+    dividing = (
+        _dividing(axis, size, mesh) for axis, size in zip(axes, x.shape, strict=True)
     )
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*dividing))
 
 
-def _dividing(axis: Axis, size: int, mesh: Mesh) -> Axis:
-    """Returns as many of the mesh axes as divide an array's axis."""
-    names = (axis,) if isinstance(axis, str) else axis or ()
-    while names and size % math.prod(mesh.shape[name] for name in names):
-        names = names[:-1]
-    return (names if len(names) > 1 else names[0]) if names else None
+def gathered(layer: Mapping[str, jax.Array], name: str, dtype: Any) -> jax.Array:
+    """Returns a parameter as computations use it: rounded, then gathered.
+
+    It stays divided over `model` alone.
+    """
+    used = layer[name].astype(dtype)
+    if current() is None:
+        return used
+    axes = (None if axis == FULLY else axis for axis in _rule(f"parameters/{name}"))
+    return constrain(used, *axes)
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
@@ -162,14 +171,48 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     Raises:
       LookupError: a leaf has no rule, or more than one.
     """
-
-    def of_leaf(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, spec(name, leaf.shape, mesh))
-
-    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree, mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of what every device holds whole, such as metrics."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def specs(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
+    """Returns how the table divides every leaf, as `shardings` does."""
+
+    def of_leaf(path: Any, leaf: Any) -> PartitionSpec:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return _spec(name, leaf.shape, mesh)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def _rule(name: str) -> tuple[Axis, ...]:
+    found = [axes for pattern, axes in RULES if re.fullmatch(pattern, name)]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} rules of sharding.RULES match {name!r}, not 1")
+    return found[0]
+
+
+def _spec(name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    # optax keeps an array of one element where it needs none.
+    axes = _rule(name) if math.prod(shape) > 1 else ()
+    if len(axes) > len(shape):
+        raise LookupError(f"the rule for {name!r} has more axes than {tuple(shape)}")
+    whole = len(shape) - len(axes)
+    dividing = (_dividing(a, n, mesh) for a, n in zip(axes, shape[whole:], strict=True))
+    return PartitionSpec(*(None,) * whole, *dividing)
+
+
+def _dividing(axis: Axis, size: int, mesh: Mesh | AbstractMesh) -> Axis:
+    """Returns as many of the mesh axes as divide an array's axis.
+
+    Those of a single device do not: JAX would take them for a division nonetheless.
+    """
+    names = (axis,) if isinstance(axis, str) else axis or ()
+    names = tuple(name for name in names if mesh.shape[name] > 1)
+    while names and size % math.prod(mesh.shape[name] for name in names):
+        names = names[:-1]
+    return (names if len(names) > 1 else names[0]) if names else None

@@ -96,16 +96,16 @@ def train(
         config, token_files, validation, Placement(mesh, config.batch), folder
     )
     quiet = quiet or not hosts.is_first()
-    with Checkpoints(folder.checkpoints, config.checkpoints_kept) as saved:
-        with jax.set_mesh(mesh):
-            run, position, pending = _first(parts, saved, step, given)
-            hosts.from_first(lambda: folder.update(config))
-            if resume and not quiet:
-                where = f"continuing from step {run.step}" if begun else "nothing yet"
-                print(f"memorizing_jax: {where} in {output}", file=sys.stderr)
-            lines = folder.metrics if hosts.is_first() else None
-            with Log(lines, config, int(run.step), pending, quiet) as log:
-                run, stopped_by = _loop(parts, run, position, saved, log)
+    checkpointed = Checkpoints(folder.checkpoints, config.checkpoints_kept)
+    with checkpointed, jax.set_mesh(mesh):
+        run, position, pending = _first(parts, checkpointed, step, given)
+        hosts.from_first(lambda: folder.update(config))
+        if resume and not quiet:
+            where = f"continuing from step {run.step}" if begun else "nothing yet"
+            print(f"memorizing_jax: {where} in {output}", file=sys.stderr)
+        lines = folder.metrics if hosts.is_first() else None
+        with Log(lines, config, int(run.step), pending, quiet) as log:
+            run, stopped_by = _loop(parts, run, position, checkpointed, log)
     if stopped_by is None:
         _save_parameters(parts, run)
     return stopped_by
@@ -245,7 +245,7 @@ def _validate(
 
 def _save_parameters(parts: _Parts, run: Run) -> None:
     """Writes the file of parameters, from the first process, array by array."""
-    whole = {}
+    whole: dict[str, Any] = {}
     for name, array in run.parameters.items():
         on_host = hosts.whole(array)
         if hosts.is_first():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from memorizing_jax import metrics
-from memorizing_jax.errors import InputError
+from memorizing_jax.errors import InputError, NotFiniteError
 from memorizing_jax.metrics import Log
 from memorizing_jax.train_step import Metrics
 
@@ -16,6 +16,7 @@ def measured(nats, num_predicted=2):
     return Metrics(
         nats=jnp.float32(nats),
         num_predicted=jnp.int32(num_predicted),
+        finite_rows=jnp.isfinite(jnp.array([1.0, nats, 2.0])),
         gradient_norm=jnp.float32(nats / 2),
         learning_rate=jnp.float32(0.5),
         gates={1: jnp.array([0.25, 0.5])},
@@ -26,7 +27,8 @@ def measured(nats, num_predicted=2):
 def lines_of(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
-        line.pop("tokens_per_second", None)
+        for timing in ("tokens_per_second", "input_wait"):
+            line.pop(timing, None)
     return lines
 
 
@@ -96,5 +98,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, small):
     with log_of(tmp_path / "lines", small) as log:
         log.add(1, measured(1.0), num_tokens=5)
         log.add(2, measured(float("nan")), num_tokens=5)
-        with pytest.raises(InputError, match="gradients of step 2 are not finite"):
+        with pytest.raises(NotFiniteError) as raised:
             log.settle()
+    assert (raised.value.step, raised.value.rows) == (2, [1])
+
+
+def test_the_share_of_the_time_that_steps_waited_for_input(tmp_path, small):
+    path = tmp_path / "lines"
+    with log_of(path, small) as log:
+        log._since -= 10.0  # Seconds that the two steps seem to have taken.
+        for step in (1, 2):
+            log.add_wait(1.0)
+            log.add(step, measured(1.0), num_tokens=5)
+        log.settle()
+    (line,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert 0.15 < line["input_wait"] <= 0.2
+
+
+def test_without_a_file_nothing_is_written(tmp_path, small):
+    with log_of(None, small) as log:
+        log.add(1, measured(1.0), num_tokens=5)
+        log.add(2, measured(1.0), num_tokens=5)
+        assert log.settle() == []
+    assert list(tmp_path.iterdir()) == []

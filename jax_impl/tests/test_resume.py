@@ -46,7 +46,8 @@ def outcome(output):
     text = (output / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     for line in lines:
-        line.pop("tokens_per_second", None)
+        for timing in ("tokens_per_second", "input_wait"):
+            line.pop(timing, None)
     return lines, safetensors.numpy.load_file(output / "parameters.safetensors")
 
 
