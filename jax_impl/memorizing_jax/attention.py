@@ -113,12 +113,29 @@ def memory_attention(
     Where no neighbor exists the result is zero (GATE-2). Gradient reaches the
     queries and the scale, never what is stored (MEM-8).
     """
+    logits, values = neighbors(queries, memory, slots, attention_scale)
+    weights = masked_softmax(logits, slots >= 0)
+    # b: batch, h: head, q: query, n: neighbor, d: head_dim
+    output = jnp.einsum("bhqn,bhqnd->bhqd", weights.astype(values.dtype), values)
+    return output.swapaxes(1, 2), weights
+
+
+def neighbors(
+    queries: Float[Array, "batch segment_length num_heads head_dim"],
+    memory: Memory,
+    slots: Int[Array, "batch num_heads segment_length top_k"],
+    attention_scale: Float[Array, " num_heads"],
+) -> tuple[
+    Float[Array, "batch num_heads segment_length top_k"],
+    Float[Array, "batch num_heads segment_length top_k head_dim"],
+]:
+    """Returns the logits and the values of each query's neighbors."""
     stored = jax.lax.stop_gradient((memory.keys, memory.values))
-    found = slots >= 0
     # A slot that was not found may hold anything, even a NaN from before a
     # reset: it is replaced, not multiplied by zero (MEM-11).
+    found = (slots >= 0)[..., None]
     keys, values = (
-        jnp.where(found[..., None], memories.gather(x, slots), 0).astype(queries.dtype)
+        jnp.where(found, memories.gather(x, slots), 0).astype(queries.dtype)
         for x in stored
     )
     # Head by head throughout, as pairs are stored: otherwise XLA moves the retrieved
@@ -130,10 +147,7 @@ def memory_attention(
         keys,
         preferred_element_type=jnp.float32,
     )
-    logits = score * jnp.abs(attention_scale)[None, :, None, None]
-    weights = masked_softmax(logits, found)
-    output = jnp.einsum("bhqn,bhqnd->bhqd", weights.astype(values.dtype), values)
-    return output.swapaxes(1, 2), weights
+    return score * jnp.abs(attention_scale)[None, :, None, None], values
 
 
 def combine(

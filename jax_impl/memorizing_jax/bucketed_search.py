@@ -61,7 +61,7 @@ def top_k(
     )
     score = jnp.concatenate([score for score, _ in winners], axis=-1)
     slot = jnp.concatenate([slot for _, slot in winners], axis=-1)
-    return _best_survivors(score, slot, min(top_k, score.shape[-1]))
+    return best_survivors(score, slot, min(top_k, score.shape[-1]))
 
 
 def _challenge(winners: Winners, score: jax.Array, slot: jax.Array) -> Winners:
@@ -86,7 +86,7 @@ def _challenge(winners: Winners, score: jax.Array, slot: jax.Array) -> Winners:
     return result
 
 
-def _best_survivors(
+def best_survivors(
     score: jax.Array, slot: jax.Array, top_k: int
 ) -> tuple[jax.Array, jax.Array]:
     """Selects among survivors, which stand in no order of slots.

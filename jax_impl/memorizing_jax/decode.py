@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from memorizing_jax import attention, model, parameters
+from memorizing_jax import attention, memory_shards, model, parameters
 from memorizing_jax import cache as caches
 from memorizing_jax import memory as memories
 from memorizing_jax.cache import Cache
@@ -105,7 +105,7 @@ def decode_step(
     kept = config.cache_length + config.segment_length
     mask = attention.local_mask(1, config.local_window, kept, num_visible)
     dtype = jnp.dtype(config.compute_dtype)
-    x = params["embedding"].astype(dtype)[token[:, None]]
+    x = model.embed(params, token[:, None], dtype)
     one = jnp.ones_like(position)
     new_caches, new_memories = [], []
     for i in range(config.num_layers):
@@ -113,7 +113,7 @@ def decode_step(
         memory = None
         if i in config.memory_layers and state.memories:
             stored = state.memories[config.memory_layers.index(i)]
-            memory = memories.reset(stored, start_of_document)
+            memory = memory_shards.reset(stored, start_of_document)
             new_memories.append(memory)
         normed = model.rms_norm(x, layer["attention_norm_gain"])
         update, keys, values, _ = model.attention_layer(
@@ -146,7 +146,7 @@ def _complete(state: DecodeState, read: jax.Array, config: ModelConfig) -> Decod
         num_visible=jnp.where(complete, few, state.num_visible),
         caches=state.caches,
         memories=tuple(
-            memories.insert(
+            memory_shards.insert(
                 memory,
                 state.caches[layer].keys[:, config.cache_length :],
                 state.caches[layer].values[:, config.cache_length :],

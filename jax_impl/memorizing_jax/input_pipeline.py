@@ -55,8 +55,9 @@ class Placement:
         return slice(min(r.start for r in ranges), max(r.stop for r in ranges))
 
     def place(self, name: str, array: np.ndarray) -> jax.Array:
-        """Returns one array of all rows, given its part for `rows`."""
-        first, shape = self.rows.start, (self.batch, *array.shape[1:])
+        """Returns one array of all rows, given all of it or its part for `rows`."""
+        first = 0 if len(array) == self.batch else self.rows.start
+        shape = (self.batch, *array.shape[1:])
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None  # Every device holds a part.

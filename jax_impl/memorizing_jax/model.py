@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from memorizing_jax import attention, parameters, search
+from memorizing_jax import attention, memory_shards, parameters, search, sharding
 from memorizing_jax import cache as caches
 from memorizing_jax import memory as memories
 from memorizing_jax.cache import Cache
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.memory import Memory
 from memorizing_jax.parameters import Parameters
+from memorizing_jax.sharding import DATA, MODEL
 
 
 @jax.tree_util.register_dataclass
@@ -53,8 +54,11 @@ class Retrieved(NamedTuple):
     not_finite: search.NotFinite | None
 
 
-def init_state(config: ModelConfig, batch: int) -> State:
-    """Returns the state before the first segment: empty caches and memories."""
+def init_state(config: ModelConfig, batch: int, shards: int = 1) -> State:
+    """Returns the state before the first segment: empty caches and memories.
+
+    `shards` is the size of the mesh axis `memory`, of which an index depends.
+    """
     heads, dim = config.num_heads, config.head_dim
     num_caches = config.num_layers if config.cache_length else 0
     num_memories = len(config.memory_layers) if config.memory_size else 0
@@ -67,7 +71,9 @@ def init_state(config: ModelConfig, batch: int) -> State:
             for _ in range(num_caches)
         ),
         memories=tuple(
-            memories.empty(batch, size, heads, dim, config.memory_dtype, config.search)
+            memory_shards.empty(
+                batch, size, heads, dim, config.memory_dtype, config.search, shards
+            )
             for _ in range(num_memories)
         ),
     )
@@ -107,14 +113,14 @@ def forward(
         tokens.shape[1], config.local_window, config.cache_length, num_cached
     )
     new_caches, new_memories, retrieved = [], [], {}
-    x = params["embedding"].astype(dtype)[tokens]
+    x = embed(params, tokens, dtype)
     for i in range(config.num_layers):
         layer = parameters.of_layer(params, i)
         cache = state.caches[i] if state.caches else None
         memory = None
         if i in config.memory_layers and state.memories:
             stored = state.memories[config.memory_layers.index(i)]
-            memory = memories.reset(stored, start_of_document)
+            memory = memory_shards.reset(stored, start_of_document)
 
         normed = rms_norm(x, layer["attention_norm_gain"])
         update, keys, values, found = attention_layer(
@@ -127,7 +133,7 @@ def forward(
             new_caches.append(caches.append(cache, keys, values, num_tokens))
         if memory is not None and found is not None:
             counts = memories.wait_for(num_tokens, update)
-            new_memories.append(memories.insert(memory, keys, values, counts))
+            new_memories.append(memory_shards.insert(memory, keys, values, counts))
             retrieved[i] = found
 
     new_state = State(
@@ -136,6 +142,14 @@ def forward(
         memories=tuple(new_memories),
     )
     return logits_of(params, x), new_state, retrieved
+
+
+def embed(
+    params: Parameters, tokens: Int[Array, "batch segment_length"], dtype: jnp.dtype
+) -> Float[Array, "batch segment_length model_dim"]:
+    """Returns the embeddings of tokens, unscaled (MOD-1)."""
+    table = sharding.constrain(params["embedding"].astype(dtype), MODEL, None)
+    return sharding.constrain(table[tokens], DATA, None, None)
 
 
 def attention_layer(
@@ -179,19 +193,19 @@ def retrieve(
 ) -> tuple[jax.Array, Retrieved]:
     """Searches the memory and attends to what was found (KNN, GATE-1)."""
     with jax.named_scope("search"):
-        slots = search.find(
+        found = memory_shards.find(
             queries,
             memory,
             top_k=config.top_k,
             engine=config.search,
             recall_target=config.recall_target,
-        ).slots
-    with jax.named_scope("memory_attention"):
-        output, weights = attention.memory_attention(
-            queries, memory, slots, layer["attention_scale"]
         )
-    bad = search.first_not_finite(queries, memory) if config.checked else None
-    return output, Retrieved(slots, weights, bad)
+    with jax.named_scope("memory_attention"):
+        output, weights = memory_shards.attend(
+            queries, memory, found, layer["attention_scale"]
+        )
+    bad = memory_shards.first_not_finite(queries, memory) if config.checked else None
+    return output, Retrieved(found.slots, weights, bad)
 
 
 def project(
@@ -200,7 +214,10 @@ def project(
     """Returns normalized queries and keys, and values (QKN-2)."""
     # b: batch, q: position, e: model_dim, h: head, d: head_dim
     queries, keys, values = (
-        jnp.einsum("bqe,ehd->bqhd", x, layer[name].astype(x.dtype))
+        sharding.constrain(
+            jnp.einsum("bqe,ehd->bqhd", x, layer[name].astype(x.dtype)),
+            *(DATA, None, MODEL, None),
+        )
         for name in ("query_kernel", "key_kernel", "value_kernel")
     )
     return attention.normalize(queries), attention.normalize(keys), values
@@ -211,7 +228,8 @@ def output_projection(
 ) -> Float[Array, "batch segment_length model_dim"]:
     """Returns the update of the residual stream."""
     kernel = layer["output_kernel"].astype(output.dtype)
-    return jnp.einsum("bqhd,hde->bqe", output, kernel)
+    update = jnp.einsum("bqhd,hde->bqe", output, kernel)
+    return sharding.constrain(update, DATA, None, None)
 
 
 def mlp(
@@ -219,7 +237,9 @@ def mlp(
 ) -> Float[Array, "batch segment_length model_dim"]:
     """Returns the update of the residual stream (MOD-1)."""
     hidden = jax.nn.relu(jnp.matmul(x, layer["mlp_in_kernel"].astype(x.dtype)))
-    return jnp.matmul(hidden, layer["mlp_out_kernel"].astype(x.dtype))
+    hidden = sharding.constrain(hidden, DATA, None, MODEL)
+    update = jnp.matmul(hidden, layer["mlp_out_kernel"].astype(x.dtype))
+    return sharding.constrain(update, DATA, None, None)
 
 
 def logits_of(
@@ -228,7 +248,9 @@ def logits_of(
     """Returns `rms_norm(x) embedding^T / sqrt(E)` in float32 (MOD-1)."""
     x = rms_norm(x, params["final_norm_gain"])
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    logits = product("bqe,ve->bqv", x, params["embedding"].astype(x.dtype))
+    table = sharding.constrain(params["embedding"].astype(x.dtype), MODEL, None)
+    logits = product("bqe,ve->bqv", x, table)
+    logits = sharding.constrain(logits, DATA, None, MODEL)
     return logits / jnp.sqrt(jnp.float32(x.shape[-1]))
 
 

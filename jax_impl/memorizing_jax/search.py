@@ -43,6 +43,7 @@ def find(
     top_k: int,
     engine: SearchEngine = "bucketed",
     recall_target: float = 0.98,
+    shards: int = 1,
 ) -> Found:
     """Returns each query's neighbors among the valid slots of its row and head.
 
@@ -55,6 +56,8 @@ def find(
         promising lists, and "scann" asks the host: both need a memory that was made
         for them.
       recall_target: share of the true neighbors that all but "exact" aim at.
+      shards: of how many such memories this one is a part, every `shards`-th slot of
+        a larger one. Its buckets are then its share of those of the whole.
 
     Raises:
       InputError: there is no such engine, or the memory was made for another.
@@ -70,10 +73,14 @@ def find(
         )
     elif engine == "bucketed":
         num_buckets, winners = bucketed_search.choose_buckets(
-            recall_target, memory.memory_size, top_k
+            recall_target, memory.memory_size * shards, top_k
         )
         scores, slots = bucketed_search.top_k(
-            *args, top_k=top_k, num_buckets=num_buckets, winners_per_bucket=winners
+            *args,
+            top_k=top_k,
+            # Rounded up, where shards do not divide them: that can only find more.
+            num_buckets=-(-num_buckets // shards),
+            winners_per_bucket=winners,
         )
     elif engine == "clustered" and isinstance(index, ClusteredIndex):
         scores, slots = clustered_search.top_k(

@@ -90,7 +90,7 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
     return Run(
         parameters=initial,
         optimizer=optimizer.init(config.optimizer, initial),
-        model=model.init_state(config.model, config.batch),
+        model=model.init_state(config.model, config.batch, config.mesh.memory),
         key=jax.random.key_data(key),
         step=jnp.zeros((), jnp.int32),
     )
