@@ -20,7 +20,7 @@ from memorizing_jax.cache import Cache
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.memory import Memory
 from memorizing_jax.parameters import Parameters
-from memorizing_jax.sharding import DATA, MODEL
+from memorizing_jax.sharding import DATA
 
 
 @jax.tree_util.register_dataclass
@@ -148,7 +148,7 @@ def embed(
     params: Parameters, tokens: Int[Array, "batch segment_length"], dtype: jnp.dtype
 ) -> Float[Array, "batch segment_length model_dim"]:
     """Returns the embeddings of tokens, unscaled (MOD-1)."""
-    table = sharding.constrain(params["embedding"].astype(dtype), MODEL, None)
+    table = sharding.gathered(params, "embedding", dtype)
     return sharding.constrain(table[tokens], DATA, None, None)
 
 
@@ -214,10 +214,7 @@ def project(
     """Returns normalized queries and keys, and values (QKN-2)."""
     # b: batch, q: position, e: model_dim, h: head, d: head_dim
     queries, keys, values = (
-        sharding.constrain(
-            jnp.einsum("bqe,ehd->bqhd", x, layer[name].astype(x.dtype)),
-            *(DATA, None, MODEL, None),
-        )
+        jnp.einsum("bqe,ehd->bqhd", x, sharding.gathered(layer, name, x.dtype))
         for name in ("query_kernel", "key_kernel", "value_kernel")
     )
     return attention.normalize(queries), attention.normalize(keys), values
@@ -227,7 +224,7 @@ def output_projection(
     layer: Parameters, output: Float[Array, "batch segment_length num_heads head_dim"]
 ) -> Float[Array, "batch segment_length model_dim"]:
     """Returns the update of the residual stream."""
-    kernel = layer["output_kernel"].astype(output.dtype)
+    kernel = sharding.gathered(layer, "output_kernel", output.dtype)
     update = jnp.einsum("bqhd,hde->bqe", output, kernel)
     return sharding.constrain(update, DATA, None, None)
 
@@ -236,9 +233,9 @@ def mlp(
     layer: Parameters, x: Float[Array, "batch segment_length model_dim"]
 ) -> Float[Array, "batch segment_length model_dim"]:
     """Returns the update of the residual stream (MOD-1)."""
-    hidden = jax.nn.relu(jnp.matmul(x, layer["mlp_in_kernel"].astype(x.dtype)))
-    hidden = sharding.constrain(hidden, DATA, None, MODEL)
-    update = jnp.matmul(hidden, layer["mlp_out_kernel"].astype(x.dtype))
+    hidden = jnp.matmul(x, sharding.gathered(layer, "mlp_in_kernel", x.dtype))
+    kernel = sharding.gathered(layer, "mlp_out_kernel", x.dtype)
+    update = jnp.matmul(jax.nn.relu(hidden), kernel)
     return sharding.constrain(update, DATA, None, None)
 
 
@@ -248,9 +245,8 @@ def logits_of(
     """Returns `rms_norm(x) embedding^T / sqrt(E)` in float32 (MOD-1)."""
     x = rms_norm(x, params["final_norm_gain"])
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    table = sharding.constrain(params["embedding"].astype(x.dtype), MODEL, None)
+    table = sharding.gathered(params, "embedding", x.dtype)
     logits = product("bqe,ve->bqv", x, table)
-    logits = sharding.constrain(logits, DATA, None, MODEL)
     return logits / jnp.sqrt(jnp.float32(x.shape[-1]))
 
 

@@ -10,7 +10,7 @@ memories (`memory_shards`).
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import jax
@@ -43,8 +43,10 @@ RULES: Final[tuple[tuple[str, tuple[Axis, ...]], ...]] = (
     (_LIKE_PARAMETER + r"output_kernel", (MODEL, None, FULLY)),
     (_LIKE_PARAMETER + r"mlp_in_kernel", (FULLY, MODEL)),
     (_LIKE_PARAMETER + r"mlp_out_kernel", (MODEL, FULLY)),
+    (_LIKE_PARAMETER + r"(attention_scale|gate_bias)", (MODEL,)),
+    (_LIKE_PARAMETER + r"relative_bias", (MODEL, None)),
     # Vectors: to gather them would take longer than to keep them.
-    (_LIKE_PARAMETER + r"(\w+_gain|attention_scale|relative_bias|gate_bias)", ()),
+    (_LIKE_PARAMETER + r"\w+_gain", (None,)),
     # Adafactor's means over an axis are a thousandth of what they stand for.
     (r"optimizer/.*/(v_row|v_col)/.*", ()),
     (r"(optimizer/.*/count|key|step)", ()),
@@ -147,6 +149,18 @@ def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*dividing))
 
 
+def gathered(layer: Mapping[str, jax.Array], name: str, dtype: Any) -> jax.Array:
+    """Returns a parameter as computations use it: rounded, then gathered.
+
+    It stays divided over `model` alone.
+    """
+    used = layer[name].astype(dtype)
+    if current() is None:
+        return used
+    axes = (None if axis == FULLY else axis for axis in _rule(f"parameters/{name}"))
+    return constrain(used, *axes)
+
+
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """Returns the sharding of every leaf, in the structure of the tree.
 
@@ -177,12 +191,16 @@ def specs(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
 
-def _spec(name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+def _rule(name: str) -> tuple[Axis, ...]:
     found = [axes for pattern, axes in RULES if re.fullmatch(pattern, name)]
     if len(found) != 1:
         raise LookupError(f"{len(found)} rules of sharding.RULES match {name!r}, not 1")
+    return found[0]
+
+
+def _spec(name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     # optax keeps an array of one element where it needs none.
-    axes = found[0] if math.prod(shape) > 1 else ()
+    axes = _rule(name) if math.prod(shape) > 1 else ()
     if len(axes) > len(shape):
         raise LookupError(f"the rule for {name!r} has more axes than {tuple(shape)}")
     whole = len(shape) - len(axes)
@@ -191,8 +209,12 @@ def _spec(name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> Partiti
 
 
 def _dividing(axis: Axis, size: int, mesh: Mesh | AbstractMesh) -> Axis:
-    """Returns as many of the mesh axes as divide an array's axis."""
+    """Returns as many of the mesh axes as divide an array's axis.
+
+    Those of a single device do not: JAX would take them for a division nonetheless.
+    """
     names = (axis,) if isinstance(axis, str) else axis or ()
+    names = tuple(name for name in names if mesh.shape[name] > 1)
     while names and size % math.prod(mesh.shape[name] for name in names):
         names = names[:-1]
     return (names if len(names) > 1 else names[0]) if names else None
