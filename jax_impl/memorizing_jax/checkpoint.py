@@ -149,6 +149,16 @@ class Checkpoints:
             found = self._read(step, parameters=parameters, state=state)
         return _join(like, found["parameters"], found["state"]), found["record"]
 
+    def record(self, step: int | None) -> dict[str, Any]:
+        """Reads what the host held at a checkpoint, the newest if `step` is None.
+
+        Raises:
+          InputError: there is no such checkpoint, or it is damaged.
+        """
+        step = self._existing(step)
+        with self._explained(step):
+            return dict(self._read(step)["record"])
+
     def restore_parameters(
         self, step: int | None, like: Parameters
     ) -> tuple[Parameters, int]:

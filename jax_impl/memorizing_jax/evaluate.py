@@ -198,9 +198,10 @@ def _read(
 def _init_state(
     config: ModelConfig, batch: int, placement: Placement | None
 ) -> model.State:
-    begin = functools.partial(model.init_state, config, batch)
     if placement is None:
-        return begin()
+        return model.init_state(config, batch)
+    shards = placement.mesh.shape[sharding.MEMORY]
+    begin = functools.partial(model.init_state, config, batch, shards)
     shapes = {"model": jax.eval_shape(begin)}
     where = sharding.shardings(shapes, placement.mesh)["model"]
     return jax.jit(begin, out_shardings=where)()

@@ -94,7 +94,8 @@ def joined(config: HostsConfig, how_to_resume: str) -> Iterator[None]:
             "--coordinator, --num-processes and --process-id"
         ) from None
     who = f"process {jax.process_index()} of {jax.process_count()}"
-    with _last_words(f"memorizing_jax: {who} was ended; {how_to_resume}"):
+    ended = "was ended, from outside or because another one no longer answers"
+    with _last_words(f"memorizing_jax: {who} {ended}; {how_to_resume}"):
         try:
             yield
             jax.distributed.shutdown()
@@ -104,7 +105,7 @@ def joined(config: HostsConfig, how_to_resume: str) -> Iterator[None]:
             if not _LOST.search(str(error)):
                 raise
             raise InputError(
-                f"{who} lost another one ({_first_line(error)}), so all end; "
+                f"{who} lost another one ({_last_part(error)}), so all end; "
                 f"{how_to_resume}"
             ) from error
 
@@ -225,3 +226,8 @@ def _broadcast(value: Any) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def _last_part(error: BaseException) -> str:
+    """Returns what the system said, without the names of the library's files."""
+    return _first_line(error).rpartition(": ")[2].lower()

@@ -23,6 +23,7 @@ from memorizing_data.token_files import TokenFiles, open_split
 from memorizing_jax import (
     diagnosis,
     hosts,
+    memory_layout,
     parameter_files,
     parameters,
     search,
@@ -155,7 +156,8 @@ def _loop(
 
     def save() -> None:
         # Refuses a loss that is not finite before it replaces a good checkpoint.
-        record = {"pending": log.settle(), "position": position}
+        pending, mesh = log.settle(), dict(parts.placement.mesh.shape)
+        record = {"pending": pending, "position": position, "mesh": mesh}
         checkpoints.save(run, record)
 
     with Interruption() as interruption, read_ahead(reader, parts.placement) as reads:
@@ -196,12 +198,19 @@ def _first(
     like = jax.eval_shape(begin)
     where = sharding.shardings(like, parts.placement.mesh)
     if checkpoints.steps() or step is not None:
+        before, now = checkpoints.record(step)["mesh"], dict(parts.placement.mesh.shape)
+        memory_layout.check(parts.config.model.search, before, now)
         placed = jax.tree.map(
             lambda array, s: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=s),
             like,
             where,
         )
         run, record = checkpoints.restore(step, like=placed)
+        memories = memory_layout.moved(
+            run.model.memories, before, now, where.model.memories
+        )
+        model = dataclasses.replace(run.model, memories=memories)
+        run = dataclasses.replace(run, model=model)
         checkpoints.drop_after(int(run.step))
         return run, record["position"], record["pending"]
     # On the host: what lies on a device of this process is not for the others.
