@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memorizing_jax import adapter_model, attention, bucketed_search, memory, search
+from memorizing_jax import (
+    adapter_model,
+    attention,
+    bucketed_search,
+    memory,
+    memory_shards,
+    search,
+)
 from memorizing_jax import cache as caches
 from memorizing_jax.adapter_model import MemoryState
 from memorizing_jax.cache import Cache
@@ -73,8 +80,8 @@ class JaxImplementation(adapter_model.ModelMethods):
         """Returns the slots of every query's neighbors."""
         (on_device,) = _floats(queries)
         search.raise_if_not_finite(_first_not_finite(on_device, state.memory))
-        slots = _find(on_device, state, self.engine, self.recall_target)
-        return np.asarray(slots.swapaxes(1, 2))
+        found = _find(on_device, state, self.engine, self.recall_target)
+        return np.asarray(found.slots).swapaxes(1, 2)
 
     def attend_memory(
         self, state: MemoryState, queries: np.ndarray, attention_scale: np.ndarray
@@ -208,23 +215,22 @@ def _ints(array: np.ndarray) -> jax.Array:
     return jnp.asarray(array, jnp.int32)
 
 
-_reset = jax.jit(memory.reset, donate_argnums=0)
-_insert = jax.jit(memory.insert, donate_argnums=0)
-_first_not_finite = jax.jit(search.first_not_finite)
+_reset = jax.jit(memory_shards.reset, donate_argnums=0)
+_insert = jax.jit(memory_shards.insert, donate_argnums=0)
+_first_not_finite = jax.jit(memory_shards.first_not_finite)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _find(
     queries: jax.Array, state: MemoryState, engine: SearchEngine, recall_target: float
-) -> jax.Array:
-    found = search.find(
+) -> search.Found:
+    return memory_shards.find(
         queries,
         state.memory,
         top_k=state.top_k,
         engine=engine,
         recall_target=recall_target,
     )
-    return found.slots
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
@@ -235,8 +241,8 @@ def _attend_memory(
     engine: SearchEngine,
     recall_target: float,
 ) -> jax.Array:
-    slots = _find(queries, state, engine, recall_target)
-    return attention.memory_attention(queries, state.memory, slots, attention_scale)[0]
+    found = _find(queries, state, engine, recall_target)
+    return memory_shards.attend(queries, state.memory, found, attention_scale)[0]
 
 
 @functools.partial(jax.jit, static_argnums=6)
