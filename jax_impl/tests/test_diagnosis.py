@@ -38,8 +38,8 @@ def test_names_the_documents_and_saves_beside(dataset, tmp_path, capsys):
     for row, document in enumerate(batch.document):
         first, count = batch.position[row], batch.num_tokens[row]
         assert (
-            f"in row {row} tokens {first} to {first + count - 1} of document {document} "
-            f"({files.documents[document].name})"
+            f"in row {row} tokens {first} to {first + count - 1} of document "
+            f"{document} ({files.documents[document].name})"
         ) in said
     beside = output / "checkpoints_not_finite"
     assert f"the state after step 2 is in {beside}/2, where --resume does not" in said
