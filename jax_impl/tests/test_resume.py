@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from memorizing_jax import parameter_files
 from memorizing_jax.__main__ import main
 
 # Checkpoints so frequent that kills fall into them, lines and validations between.
@@ -125,6 +126,18 @@ def test_continued_from_an_earlier_checkpoint(dataset, tmp_path, never_stopped):
     gc.collect()
     assert train(dataset, output, "--resume", "--step=20") == 0
     assert_equal(outcome(output), never_stopped)
+
+
+def test_checkpoints_in_another_place(dataset, tmp_path, never_stopped):
+    """The run remembers where, and all that reads its checkpoints looks there."""
+    output, elsewhere = tmp_path / "run", tmp_path / "bucket" / "run"
+    assert train(dataset, output, "--steps=20", f"--checkpoints={elsewhere}") == 0
+    assert {path.name for path in elsewhere.iterdir()} == {"15", "20"}
+    assert not (output / "checkpoints").exists()
+    assert parameter_files.load_run(output).step == 20
+    assert train(dataset, output, "--resume") == 0
+    assert_equal(outcome(output), never_stopped)
+    assert {path.name for path in elsewhere.iterdir()} == {"35", "40"}
 
 
 @pytest.mark.rule("CKP-2")
