@@ -16,6 +16,7 @@ from memorizing_jax.generate import Sampling, generate
 from memorizing_jax.parameter_files import Trained
 from memorizing_jax.train import train
 from memorizing_jax.train_config import TrainConfig
+from memorizing_jax.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Train:
     step: int | None = None
     """With --resume: continue from this checkpoint, and remove later ones."""
     parameters: Path | None = None
-    """File of parameters to start from, such as the parameters.safetensors of a run."""
+    """What to start from: a file such as the parameters.safetensors of a run, or the
+    folder of a run, whose newest checkpoint is taken. Memory layers that it does not
+    have get a new gate."""
+    watch: tyro.conf.OmitArgPrefixes[Watch] = dataclasses.field(default_factory=Watch)
+    """What else to write down."""
     quiet: bool = False
     """Show no progress."""
 
@@ -49,6 +54,7 @@ class Train:
             resume=self.resume,
             step=self.step,
             initial=self.parameters,
+            watch=self.watch,
             quiet=self.quiet,
         )
         if stopped_by is None:

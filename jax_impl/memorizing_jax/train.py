@@ -5,18 +5,22 @@ when the steps after them are already queued.
 """
 
 import functools
-import hashlib
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from memorizing_data.row_reader import RowReader
 from memorizing_data.token_files import TokenFiles, open_split
-from memorizing_jax import parameter_files, parameters, search, train_step
+from memorizing_jax import (
+    fine_tuning,
+    memory_metrics,
+    parameter_files,
+    search,
+    train_step,
+)
 from memorizing_jax.checkpoint import Checkpoints
 from memorizing_jax.evaluate import evaluate
 from memorizing_jax.input_pipeline import read_ahead
@@ -24,9 +28,11 @@ from memorizing_jax.interruption import Interruption
 from memorizing_jax.metrics import Log
 from memorizing_jax.parameter_files import Trained
 from memorizing_jax.parameters import Parameters
+from memorizing_jax.profiling import Profile
 from memorizing_jax.run_folder import RunFolder
 from memorizing_jax.train_config import TrainConfig
 from memorizing_jax.train_step import Run
+from memorizing_jax.watch import Watch
 
 
 def train(
@@ -37,6 +43,7 @@ def train(
     resume: bool = False,
     step: int | None = None,
     initial: Path | None = None,
+    watch: Watch | None = None,
     quiet: bool = False,
 ) -> signal.Signals | None:
     """Trains until `config.steps`, or until SIGINT or SIGTERM, and saves.
@@ -47,8 +54,9 @@ def train(
       output: folder of the run.
       resume: continue the run in `output`, bit for bit on one device (CKP-1).
       step: continue from this checkpoint and not from the newest.
-      initial: file of parameters to start from, in place of drawn ones. A memory
-        layer that has no `gate_bias` there gets the initial one.
+      initial: parameters to start from, in place of drawn ones; see
+        `fine_tuning.load`.
+      watch: what to write down beside the lines of metrics, if anything.
       quiet: show no progress and say nothing.
 
     Returns:
@@ -65,8 +73,11 @@ def train(
     config = config.with_vocabulary(token_files.vocab_size)
     given, sha256 = None, None
     if initial is not None:
-        given = _given(initial, config, token_files)
-        sha256 = hashlib.sha256(initial.read_bytes()).hexdigest()
+        start = fine_tuning.load(initial, config.model, token_files)
+        given, sha256 = start.parameters, start.sha256
+        if not quiet:
+            sentence = fine_tuning.describe(start, initial, config.model)
+            print(f"memorizing_jax: {sentence}", file=sys.stderr)
     folder = RunFolder(output)
     begun = folder.open(config, token_files, sha256, resume=resume)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoints_kept)
@@ -83,8 +94,23 @@ def train(
         if resume and not quiet:
             where = f"continuing from step {run.step}" if begun else "nothing yet"
             print(f"memorizing_jax: {where} in {output}", file=sys.stderr)
-        with Log(folder.metrics, config, int(run.step), pending, quiet) as log:
-            run, stopped_by = _loop(config, run, reader, checkpoints, validation, log)
+        watch = watch or Watch()
+        events = folder.tensorboard if watch.tensorboard else None
+        with (
+            Log(
+                folder.metrics,
+                config,
+                int(run.step),
+                pending,
+                quiet,
+                events=events,
+                peak_tflops=watch.peak_tflops,
+            ) as log,
+            Profile(folder.profile, watch.profile, quiet) as profile,
+        ):
+            run, stopped_by = _loop(
+                config, run, reader, checkpoints, validation, log, profile
+            )
     finally:
         checkpoints.close()
     if stopped_by is None:
@@ -101,6 +127,7 @@ def _loop(
     checkpoints: Checkpoints,
     validation: TokenFiles | None,
     log: Log,
+    profile: Profile,
 ) -> tuple[Run, signal.Signals | None]:
     """Takes steps until the last, or until a signal; ends with a checkpoint."""
     step = saved = int(run.step)
@@ -114,11 +141,14 @@ def _loop(
     with Interruption() as interruption, read_ahead(reader) as reads:
         while step < config.steps and interruption.received is None:
             read = next(reads)
-            run, measured = train_step.train_step_jit(run, read.segments, config)
+            looked = memory_metrics.sample(step + 1, run, read.segments, config)
+            run, measured = profile.call(
+                step + 1, train_step.train_step_jit, run, read.segments, config
+            )
             for layer, found in measured.not_finite.items():
                 search.raise_if_not_finite(found, layer)
             step, position = step + 1, read.position
-            log.add(step, measured, read.num_tokens)
+            log.add(step, measured, read.num_tokens, looked)
             if validation is not None and step % config.evaluation_interval == 0:
                 log.settle()
                 log.write(_validate(run, step, config, validation))
@@ -145,18 +175,6 @@ def _first(
         checkpoints.drop_after(int(run.step))
         return run, record["pending"]
     return jax.jit(begin)(given=given), []
-
-
-def _given(path: Path, config: TrainConfig, token_files: TokenFiles) -> Parameters:
-    """Returns parameters from a file, with a gate for each memory layer."""
-    trained = parameter_files.load(path)
-    directory = token_files.directory
-    parameter_files.check_tokenizer(trained, token_files.tokenizer, directory)
-    gate = jnp.full(config.model.num_heads, config.model.gate_bias_init, jnp.float32)
-    gates = {f"layers.{i}.gate_bias": gate for i in config.model.memory_layers}
-    given = gates | trained.parameters
-    parameters.check(given, config.model)
-    return given
 
 
 def _validate(
