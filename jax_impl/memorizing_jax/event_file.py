@@ -21,7 +21,11 @@ class EventFile:
         # Loaded by those who asked for it: an extra.
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        # The name has the second, which two short parts may share.
+        suffix = f".from_{step}"
+        self._writer = SummaryWriter(
+            str(folder), purge_step=step + 1, filename_suffix=suffix
+        )
 
     def write(self, line: dict[str, Any]) -> None:
         """Takes up a line; it reaches the file within two minutes."""

@@ -41,8 +41,13 @@ def looked_at(recall):
     }
 
 
+def whole_lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def lines_of(path):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    """Returns the lines but for their timings."""
+    lines = whole_lines_of(path)
     for line in lines:
         line.pop("tokens_per_second", None)
     return lines
@@ -93,9 +98,9 @@ def test_utilization_is_absent_where_nobody_knows_the_peak(tmp_path, small):
             for step in (1, 2):
                 log.add(step, measured(1.0), 500_000)
             log.settle()
-    (line,) = [json.loads(text) for text in (tmp_path / "unknown").open()]
+    (line,) = whole_lines_of(tmp_path / "unknown")
     assert "utilization" not in line
-    (line,) = [json.loads(text) for text in (tmp_path / "given").open()]
+    (line,) = whole_lines_of(tmp_path / "given")
     rate = line["tokens_per_second"]
     # The line has the rate as a whole number, above 10^4.
     for name, count in (
@@ -120,8 +125,8 @@ def test_tensorboard_has_the_numbers_of_the_lines(tmp_path, small):
             log.add(step, measured(step / 4), 5, looked_at(step / 16))
         log.write({"step": 8, "validation_loss": 1.5})
         log.settle()
-    lines = [json.loads(text) for text in (tmp_path / "lines").open()]
-    assert [line["step"] for line in lines] == [2, 4, 8, 6, 8]
+    lines = whole_lines_of(tmp_path / "lines")
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 8]
     found = scalars(events)
     expected = {}
     for line in lines:
