@@ -73,11 +73,11 @@ class Checkpoints:
         """
         step = int(run.step)
         parameters, state = _split(run)
-        digests = {"parameters": sha256(parameters), "state": sha256(state)}
+        sha256 = {"parameters": _sha256(parameters), "state": _sha256(state)}
         arguments = _ARGUMENTS.Composite(
             parameters=_ARGUMENTS.StandardSave(parameters),
             state=_ARGUMENTS.StandardSave(state),
-            record=_ARGUMENTS.JsonSave(record | {"sha256": digests}),
+            record=_ARGUMENTS.JsonSave(record | {"sha256": sha256}),
         )
         try:
             self._check_room([*parameters.values(), *state.values()])
@@ -165,7 +165,7 @@ class Checkpoints:
         arguments = _ARGUMENTS.Composite(record=_ARGUMENTS.JsonRestore(), **items)
         found = self._manager.restore(step, args=arguments)
         for name in wanted:
-            if sha256(found[name]) != found["record"]["sha256"][name]:
+            if _sha256(found[name]) != found["record"]["sha256"][name]:
                 raise ValueError(f"the SHA-256 of its {name} is not the one saved")
         return dict(found.items())
 
@@ -202,8 +202,7 @@ def _rest(run: Run) -> dict[str, Any]:
     return {name: getattr(run, name) for name in names if name != "parameters"}
 
 
-def sha256(arrays: Arrays) -> str:
-    """Returns the SHA-256 of arrays, their names and their types, as hexadecimal."""
+def _sha256(arrays: Arrays) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

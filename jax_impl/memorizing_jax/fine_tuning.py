@@ -1,12 +1,14 @@
 """Parameters of another run to start from, with memory or without."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 
 from memorizing_data.token_files import TokenFiles
-from memorizing_jax import checkpoint, parameter_files, parameters
+from memorizing_jax import parameter_files, parameters
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.parameters import Parameters
 
@@ -55,7 +57,7 @@ def load(path: Path, config: ModelConfig, token_files: TokenFiles) -> Start:
     # Each its own array: a step donates them, and none twice.
     complete = given | {name: gate.copy() for name in new.values()}
     parameters.check(complete, config)
-    return Start(complete, checkpoint.sha256(given), tuple(new))
+    return Start(complete, _sha256(given), tuple(new))
 
 
 def describe(start: Start, path: Path, config: ModelConfig) -> str:
@@ -67,3 +69,13 @@ def describe(start: Start, path: Path, config: ModelConfig) -> str:
         f"new gate for memory layer {layers}, with bias {config.gate_bias_init} "
         f"(--gate-bias-init); every other parameter comes from {path}"
     )
+
+
+def _sha256(given: Parameters) -> str:
+    """Returns the same for equal parameters, whatever file they come from."""
+    digest = hashlib.sha256()
+    for name in sorted(given):
+        array = np.ascontiguousarray(given[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()
