@@ -35,9 +35,7 @@ class Train:
     step: int | None = None
     """With --resume: continue from this checkpoint, and remove later ones."""
     parameters: Path | None = None
-    """What to start from: a file such as the parameters.safetensors of a run, or the
-    folder of a run, whose newest checkpoint is taken. Memory layers that it does not
-    have get a new gate."""
+    """Start from this file of parameters, or from the newest checkpoint of this run."""
     watch: tyro.conf.OmitArgPrefixes[Watch] = dataclasses.field(default_factory=Watch)
     """What else to write down."""
     quiet: bool = False

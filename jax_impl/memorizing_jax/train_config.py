@@ -73,8 +73,7 @@ class TrainConfig:
     log_interval: int = 10
     """Steps per line of metrics; a line holds their mean."""
     sample_interval: int = 100
-    """Steps between looks at what the memory gives, such as its recall; 0 for none.
-    One costs a forward pass and an exact search for 32 positions of each row."""
+    """Steps between measures of the memory, such as its recall; 0 for none."""
     evaluation_interval: int = 1000
     """Steps between measures of validation perplexity; 0 for none."""
     evaluation_tokens: int = 131_072

@@ -12,13 +12,11 @@ class Watch:
     """Ways to watch a run beside its lines of metrics; asked for anew each time."""
 
     tensorboard: bool = False
-    """Write the metrics for TensorBoard too, to tensorboard/ in --output."""
+    """Write the metrics for TensorBoard too, to OUTPUT/tensorboard."""
     profile: int = 0
-    """Steps to trace with JAX's profiler once the run is warm, to profile/ in
-    --output."""
+    """Steps to trace with JAX's profiler, after three to warm up, to OUTPUT/profile."""
     peak_tflops: float | None = None
-    """What a device can do, in 10^12 bfloat16 operations per second, for utilization;
-    known of TPU v4 to v6e, A100, H100 and H200."""
+    """Peak of a device in bfloat16 TFLOP/s; known of TPU v4 to v6e, A100 to H200."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be done, one sentence each.
