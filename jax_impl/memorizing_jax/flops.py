@@ -12,8 +12,8 @@ import jax
 
 from memorizing_jax.config import ModelConfig
 
-# TFLOP/s of bfloat16 products, dense, per JAX device, as the vendors state them; the
-# first name that begins the device's kind counts. A v4 or v5p chip is one device.
+# TFLOP/s of bfloat16 products, dense, as the vendors state them; the first name that
+# begins the device's kind counts. JAX's device is a chip, also where it has two cores.
 _PEAKS: Final = {
     "TPU v4": 275.0,
     "TPU v5 lite": 197.0,
@@ -22,6 +22,7 @@ _PEAKS: Final = {
     "TPU v6": 918.0,  # "TPU v6 lite" and "TPU v6e".
     "NVIDIA A100": 312.0,
     "NVIDIA H100 PCIe": 756.0,
+    "NVIDIA H100 NVL": 835.0,
     "NVIDIA H100": 989.0,
     "NVIDIA H200": 989.0,
 }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from memorizing_jax import memory_metrics
 from memorizing_jax.__main__ import main
 
 SETTINGS = (
@@ -39,8 +40,9 @@ def test_watching_changes_nothing(dataset, tmp_path, capsys):
     """Every way at once, against none: the same losses and parameters, bit for bit."""
     assert train(dataset, tmp_path / "plain", "--sample-interval=0", "--quiet") == 0
     everything = ("--tensorboard", "--profile=2", "--peak-tflops=1")
-    watched = tmp_path / "watched"
+    watched, compiled = tmp_path / "watched", memory_metrics.measure._cache_size()
     assert train(dataset, watched, "--sample-interval=3", *everything) == 0
+    assert memory_metrics.measure._cache_size() == compiled + 1
     said = capsys.readouterr().err
     assert f"the trace of steps 4 to 5 is in {watched / 'profile'}" in said
     assert "utilization=" in said
