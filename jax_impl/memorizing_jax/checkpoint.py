@@ -239,7 +239,7 @@ def _rest(run: Run) -> dict[str, Any]:
 def _placed(array: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(array, "sharding", None)
     if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 

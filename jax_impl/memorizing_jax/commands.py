@@ -17,6 +17,7 @@ from memorizing_jax.hosts import HostsConfig
 from memorizing_jax.parameter_files import Trained
 from memorizing_jax.train import train
 from memorizing_jax.train_config import TrainConfig
+from memorizing_jax.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Train:
     step: int | None = None
     """With --resume: continue from this checkpoint, and remove later ones."""
     parameters: Path | None = None
-    """File of parameters to start from, such as the parameters.safetensors of a run."""
+    """Start from this file of parameters, or from the newest checkpoint of this run."""
+    watch: tyro.conf.OmitArgPrefixes[Watch] = dataclasses.field(default_factory=Watch)
+    """What else to write down."""
     hosts: tyro.conf.OmitArgPrefixes[HostsConfig] = dataclasses.field(
         default_factory=HostsConfig
     )
@@ -59,6 +62,7 @@ class Train:
                 resume=self.resume,
                 step=self.step,
                 initial=self.parameters,
+                watch=self.watch,
                 quiet=self.quiet,
             )
             if stopped_by is None:

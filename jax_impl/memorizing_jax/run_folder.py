@@ -57,6 +57,16 @@ class RunFolder:
         return beside.with_name(beside.name + "_not_finite")
 
     @property
+    def tensorboard(self) -> Path:
+        """The same for TensorBoard, if asked for."""
+        return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """A trace of some steps, if asked for."""
+        return self.path / "profile"
+
+    @property
     def parameters(self) -> Path:
         """The parameters after the last step, as safetensors."""
         return self.path / "parameters.safetensors"

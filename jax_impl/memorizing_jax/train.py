@@ -8,24 +8,23 @@ runs this loop with its own rows, and all take the same turns.
 import collections
 import dataclasses
 import functools
-import hashlib
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from memorizing_data.row_reader import RowReader
 from memorizing_data.token_files import TokenFiles, open_split
 from memorizing_jax import (
     diagnosis,
+    fine_tuning,
     hosts,
     memory_layout,
+    memory_metrics,
     parameter_files,
-    parameters,
     search,
     sharding,
     train_config,
@@ -39,9 +38,11 @@ from memorizing_jax.interruption import Interruption
 from memorizing_jax.metrics import Log
 from memorizing_jax.parameter_files import Trained
 from memorizing_jax.parameters import Parameters
+from memorizing_jax.profiling import Profile
 from memorizing_jax.run_folder import RunFolder
 from memorizing_jax.train_config import TrainConfig
 from memorizing_jax.train_step import Run
+from memorizing_jax.watch import Watch
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
     resume: bool = False,
     step: int | None = None,
     initial: Path | None = None,
+    watch: Watch | None = None,
     quiet: bool = False,
 ) -> signal.Signals | None:
     """Trains until `config.steps`, or until SIGINT or SIGTERM, and saves.
@@ -64,8 +66,9 @@ def train(
       checkpoints: folder of its checkpoints, if they are to lie elsewhere.
       resume: continue the run in `output`, bit for bit on one device (CKP-1).
       step: continue from this checkpoint and not from the newest.
-      initial: file of parameters to start from, in place of drawn ones. A memory
-        layer that has no `gate_bias` there gets the initial one.
+      initial: parameters to start from, in place of drawn ones; see
+        `fine_tuning.load`.
+      watch: what to write down beside the lines of metrics, if anything.
       quiet: show no progress and say nothing.
 
     Returns:
@@ -77,6 +80,7 @@ def train(
       TokenFileError: the data set is missing or damaged.
       OSError: a file cannot be written.
     """
+    quiet = quiet or not hosts.is_first()
     token_files = open_split(data, "train")
     validation = open_split(data, "validation") if config.evaluation_interval else None
     config = config.with_vocabulary(token_files.vocab_size)
@@ -84,8 +88,11 @@ def train(
     sharding.check(mesh, config.model, config.batch)
     given, sha256 = None, None
     if initial is not None:
-        given = _given(initial, config, token_files)
-        sha256 = hashlib.sha256(initial.read_bytes()).hexdigest()
+        start = fine_tuning.load(initial, config.model, token_files)
+        given, sha256 = start.parameters, start.sha256
+        if not quiet:
+            sentence = fine_tuning.describe(start, initial, config.model)
+            print(f"memorizing_jax: {sentence}", file=sys.stderr)
     identity = {"data": token_files.fingerprint, "parameters": sha256}
     identity |= {"checkpoints": checkpoints}
     hosts.check_same(train_config.to_json(config) | identity)
@@ -96,7 +103,6 @@ def train(
     parts = _Parts(
         config, token_files, validation, Placement(mesh, config.batch), folder
     )
-    quiet = quiet or not hosts.is_first()
     checkpointed = Checkpoints(folder.checkpoints, config.checkpoints_kept)
     with checkpointed, jax.set_mesh(mesh):
         run, position, pending = _first(parts, checkpointed, step, given)
@@ -104,9 +110,22 @@ def train(
         if resume and not quiet:
             where = f"continuing from step {run.step}" if begun else "nothing yet"
             print(f"memorizing_jax: {where} in {output}", file=sys.stderr)
-        lines = folder.metrics if hosts.is_first() else None
-        with Log(lines, config, int(run.step), pending, quiet) as log:
-            run, stopped_by = _loop(parts, run, position, checkpointed, log)
+        watch = watch or Watch()
+        shows = watch.tensorboard and hosts.is_first()
+        events = folder.tensorboard if shows else None
+        with (
+            Log(
+                folder.metrics if hosts.is_first() else None,
+                config,
+                int(run.step),
+                pending,
+                quiet,
+                events=events,
+                peak_tflops=watch.peak_tflops,
+            ) as log,
+            Profile(folder.profile, watch.profile, quiet) as profile,
+        ):
+            run, stopped_by = _loop(parts, run, position, checkpointed, log, profile)
     if stopped_by is None:
         _save_parameters(parts, run)
     return stopped_by
@@ -143,6 +162,7 @@ def _loop(
     position: dict[str, Any] | None,
     checkpoints: Checkpoints,
     log: Log,
+    profile: Profile,
 ) -> tuple[Run, signal.Signals | None]:
     """Takes steps until the last, or until a signal; ends with a checkpoint."""
     config, validation = parts.config, parts.validation
@@ -165,12 +185,13 @@ def _loop(
             while step < config.steps and not interruption.stops_at(step + 1):
                 read = next(reads)
                 began.append((step + 1, position))
-                run, measured = take_step(run, read.segments)
+                looked = memory_metrics.sample(step + 1, run, read.segments, config)
+                run, measured = profile.call(step + 1, take_step, run, read.segments)
                 for layer, found in measured.not_finite.items():
                     search.raise_if_not_finite(found, layer)
                 step, position = step + 1, read.position
                 log.add_wait(read.waited)
-                log.add(step, measured, read.num_tokens)
+                log.add(step, measured, read.num_tokens, looked)
                 if validation is not None and step % config.evaluation_interval == 0:
                     log.settle()
                     log.write(_validate(parts, run, step, validation))
@@ -216,18 +237,6 @@ def _first(
     # On the host: what lies on a device of this process is not for the others.
     given = jax.tree.map(np.asarray, given)
     return jax.jit(begin, out_shardings=where)(given=given), None, []
-
-
-def _given(path: Path, config: TrainConfig, token_files: TokenFiles) -> Parameters:
-    """Returns parameters from a file, with a gate for each memory layer."""
-    trained = parameter_files.load(path)
-    directory = token_files.directory
-    parameter_files.check_tokenizer(trained, token_files.tokenizer, directory)
-    gate = jnp.full(config.model.num_heads, config.model.gate_bias_init, jnp.float32)
-    gates = {f"layers.{i}.gate_bias": gate for i in config.model.memory_layers}
-    given = gates | trained.parameters
-    parameters.check(given, config.model)
-    return given
 
 
 def _validate(

@@ -27,6 +27,7 @@ SETTINGS = (
     "--log-interval=4",
     "--evaluation-interval=6",
     "--evaluation-tokens=60",
+    "--sample-interval=7",
     "--checkpoint-interval=5",
     "--quiet",
 )
