@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -146,6 +147,8 @@ def leave(status: int) -> int:
     one; they notice that it is gone, and say so.
     """
     if jax.distributed.is_initialized():
+        if is_first():
+            time.sleep(1.0)  # Others may have words of their own, and die with this.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

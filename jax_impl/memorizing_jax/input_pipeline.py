@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import queue
 import threading
 import time
@@ -46,7 +47,7 @@ class Placement:
     mesh: Mesh
     batch: int
 
-    @property
+    @functools.cached_property
     def rows(self) -> slice:
         """The rows that this process has to read: those of its own devices."""
         of_row = self._sharding("num_tokens", (self.batch,))

@@ -7,14 +7,12 @@ runs this loop with its own rows, and all take the same turns.
 
 import collections
 import dataclasses
-import functools
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from memorizing_data.row_reader import RowReader
 from memorizing_data.token_files import TokenFiles, open_split
@@ -22,11 +20,11 @@ from memorizing_jax import (
     diagnosis,
     fine_tuning,
     hosts,
-    memory_layout,
     memory_metrics,
     parameter_files,
     search,
     sharding,
+    starting,
     train_config,
     train_step,
 )
@@ -37,7 +35,6 @@ from memorizing_jax.input_pipeline import Placement, read_ahead
 from memorizing_jax.interruption import Interruption
 from memorizing_jax.metrics import Log
 from memorizing_jax.parameter_files import Trained
-from memorizing_jax.parameters import Parameters
 from memorizing_jax.profiling import Profile
 from memorizing_jax.run_folder import RunFolder
 from memorizing_jax.train_config import TrainConfig
@@ -105,7 +102,7 @@ def train(
     )
     checkpointed = Checkpoints(folder.checkpoints, config.checkpoints_kept)
     with checkpointed, jax.set_mesh(mesh):
-        run, position, pending = _first(parts, checkpointed, step, given)
+        run, position, pending = starting.first(config, mesh, checkpointed, step, given)
         hosts.from_first(lambda: folder.update(config))
         if resume and not quiet:
             where = f"continuing from step {run.step}" if begun else "nothing yet"
@@ -206,37 +203,6 @@ def _loop(
                 error, parts.token_files, reader, run, position, parts.folder
             )
         return run, interruption.received if step < config.steps else None
-
-
-def _first(
-    parts: _Parts, checkpoints: Checkpoints, step: int | None, given: Parameters | None
-) -> tuple[Run, dict[str, Any] | None, list[dict[str, Any]]]:
-    """Returns the run to go on with, where its reader stands (None: at the start).
-
-    And its measured steps that wait for a line.
-    """
-    begin = functools.partial(train_step.init, parts.config)
-    like = jax.eval_shape(begin)
-    where = sharding.shardings(like, parts.placement.mesh)
-    if checkpoints.steps() or step is not None:
-        before, now = checkpoints.record(step)["mesh"], dict(parts.placement.mesh.shape)
-        memory_layout.check(parts.config.model.search, before, now)
-        placed = jax.tree.map(
-            lambda array, s: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=s),
-            like,
-            where,
-        )
-        run, record = checkpoints.restore(step, like=placed)
-        memories = memory_layout.moved(
-            run.model.memories, before, now, where.model.memories
-        )
-        model = dataclasses.replace(run.model, memories=memories)
-        run = dataclasses.replace(run, model=model)
-        checkpoints.drop_after(int(run.step))
-        return run, record["position"], record["pending"]
-    # On the host: what lies on a device of this process is not for the others.
-    given = jax.tree.map(np.asarray, given)
-    return jax.jit(begin, out_shardings=where)(given=given), None, []
 
 
 def _validate(
