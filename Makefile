@@ -46,7 +46,7 @@ bench: $(READY)  ## Time a training step with memory against one without
 	$(PY) -m memorizing_jax.bench
 
 .PHONY: test
-test: lint types wheel unit conformance  ## Everything CI runs
+test: lint types wheel unit conformance conformance-sharded  ## Everything CI runs
 
 .PHONY: lint
 lint: $(READY)  ## Style, spelling, import direction
@@ -61,7 +61,7 @@ types: $(READY)  ## Static types
 
 # A process per folder: JAX fixes its number of devices when it starts, and jaxtyping
 # must hook a package before anything imports it.
-UNITS := unit-reference unit-data unit-jax unit-conformance
+UNITS := unit-reference unit-data unit-jax unit-sharded unit-conformance
 .PHONY: unit $(UNITS)
 unit: $(UNITS)  ## Unit tests of all four folders
 
@@ -75,13 +75,23 @@ unit-data: $(READY)
 unit-jax: $(READY)
 	$(PY) -m pytest -n $(WORKERS) jax_impl/tests
 
+unit-sharded: $(READY)
+	$(PY) -m pytest -n $(WORKERS) jax_impl/tests_sharded
+
 unit-conformance: $(READY)
 	$(PY) -m pytest -n $(WORKERS) conformance/tests
 
-.PHONY: conformance
+.PHONY: conformance conformance-sharded
 conformance: $(READY)  ## Check IMPLEMENTATIONS (module:class …) against the rules
 	set -e; for implementation in $(IMPLEMENTATIONS); do \
 	    $(PY) -m memorizing_conformance --implementation $$implementation; done
+
+# Each size compiles for eight devices, so few inputs of each are tried.
+SHARDED := -m memorizing_conformance --examples 3 \
+    --implementation memorizing_jax.adapter_sharded
+conformance-sharded: $(READY)  ## Check the port on meshes of simulated devices
+	$(PY) $(SHARDED):JaxSharded
+	$(PY) $(SHARDED):JaxShardedBucketed --rule BKT-1
 
 # PyTorch is large, so its examples have an environment of their own, outside the lock.
 # Where pip finds a build for CUDA first, add the index of those for CPUs:

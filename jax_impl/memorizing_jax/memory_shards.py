@@ -153,7 +153,7 @@ def attend(
         in_specs=(
             _POSITIONS,
             _specs(memory, mesh),
-            Found(_NEIGHBORS, _NEIGHBORS),
+            _NEIGHBORS,
             P(MODEL),
         ),
         out_specs=(_POSITIONS, _NEIGHBORS),

@@ -176,21 +176,21 @@ def jitted(config: TrainConfig, mesh: Mesh) -> Callable[[Run, Segments], Any]:
 
     `run` is donated, and what comes back is divided as it was.
     """
-    run = jax.eval_shape(functools.partial(init, config))
-    length = config.model.segment_length
-    tokens = jax.ShapeDtypeStruct((config.batch, length), jnp.int32)
-    of_row = jax.ShapeDtypeStruct((config.batch,), jnp.int32)
-    segments = Segments(tokens, tokens, of_row, of_row, of_row)
-    run, segments = (
-        sharding.shardings(run, mesh),
-        sharding.shardings({"segments": segments}, mesh)["segments"],
-    )
+    shapes = jax.eval_shape(functools.partial(init, config))
+    run = sharding.shardings(shapes, mesh)
+    segments = {"segments": jax.eval_shape(functools.partial(_no_segments, config))}
     return jax.jit(
         functools.partial(train_step, config=config),
-        in_shardings=(run, segments),
+        in_shardings=(run, sharding.shardings(segments, mesh)["segments"]),
         out_shardings=(run, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _no_segments(config: TrainConfig) -> Segments:
+    of_row = jnp.zeros(config.batch, jnp.int32)
+    tokens = jnp.zeros((config.batch, config.model.segment_length), jnp.int32)
+    return Segments(tokens, tokens, of_row > 0, of_row, of_row)
 
 
 # Donated, so that memory and parameters are updated where they are.
