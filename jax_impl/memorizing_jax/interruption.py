@@ -26,7 +26,7 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         # Python delivers signals to the main thread, and only there can they be set.
         if threading.current_thread() is threading.main_thread():
-            caught = [signal.SIGINT, signal.SIGTERM][: 1 if _several() else 2]
+            caught = (signal.SIGINT,) if _several() else (signal.SIGINT, signal.SIGTERM)
             for number in caught:
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -45,16 +45,18 @@ class Interruption:
 
         Each process asks before each of its steps. It costs no communication.
         """
-        if _several() and multihost_utils.reached_preemption_sync_point(step):
-            self.received = self.received or signal.SIGTERM
-            return True
-        return self.received is not None and not _several()
+        if not _several():
+            return self.received is not None
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return False
+        self.received = self.received or signal.SIGTERM
+        return True
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        if _several():
+        if _several():  # For JAX to tell the others.
             signal.raise_signal(signal.SIGTERM)
 
 

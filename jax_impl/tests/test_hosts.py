@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import latest
 
 from memorizing_jax import hosts
 from memorizing_jax.__main__ import main
@@ -81,13 +82,6 @@ def wait_for_checkpoint(started, output, step):
         if any(process.poll() is not None for process in started):
             pytest.fail(f"it ended before step {step}: {ended(started)}")
         time.sleep(0.005)
-
-
-def latest(output):
-    """Returns the step of the newest checkpoint that is complete, or 0."""
-    folder = output / "checkpoints"
-    names = os.listdir(folder) if folder.exists() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def outcome(output):

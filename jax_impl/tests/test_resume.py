@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import latest
 
 from memorizing_jax import parameter_files
 from memorizing_jax.__main__ import main
@@ -87,13 +87,6 @@ def test_killed_at_random_moments(dataset, tmp_path, never_stopped):
     assert reached[0] < reached[1] < 40
     assert train(dataset, output, "--resume") == 0
     assert_equal(outcome(output), never_stopped)
-
-
-def latest(output):
-    """Returns the step of the newest checkpoint that is complete, or 0."""
-    folder = output / "checkpoints"
-    names = os.listdir(folder) if folder.exists() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 @pytest.mark.rule("CKP-1")
