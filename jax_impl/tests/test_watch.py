@@ -29,9 +29,9 @@ def outcome(output):
     """Returns the lines of metrics but for their timings, and the parameters."""
     text = (output / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    timings = ("tokens_per_second", "utilization", "utilization_with_search")
+    by_token = ("utilization", "utilization_with_search")
     for line in lines:
-        for name in timings:
+        for name in ("tokens_per_second", "input_wait", *by_token):
             line.pop(name, None)
     return lines, safetensors.numpy.load_file(output / "parameters.safetensors")
 
