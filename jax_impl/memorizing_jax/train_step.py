@@ -75,6 +75,7 @@ class Metrics:
     Attributes:
       nats: []; loss of all predicted tokens together.
       num_predicted: []; how many those are.
+      finite_rows: [batch]; rows whose loss is finite.
       gradient_norm: []; of all gradients together, before clipping.
       learning_rate: [].
       gates: by memory layer, [num_heads]; 1 reads the memory alone (GATE-3).
@@ -83,6 +84,7 @@ class Metrics:
 
     nats: jax.Array
     num_predicted: jax.Array
+    finite_rows: jax.Array
     gradient_norm: jax.Array
     learning_rate: jax.Array
     gates: dict[int, jax.Array]
@@ -109,7 +111,7 @@ def loss_and_gradients(
     segments: Segments,
     config: ModelConfig,
     parts: int = 1,
-) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite], Parameters]:
+) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite, jax.Array], Parameters]:
     """Returns the loss of one segment of every row, and its gradients.
 
     The gradients are those of the mean over all predicted tokens. No gradient
@@ -123,8 +125,8 @@ def loss_and_gradients(
       parts: in how many parts to read the rows, one after the other.
 
     Returns:
-      Total nats, number of predicted tokens, the next state and what checked search
-      refuses; and the gradients.
+      Total nats, number of predicted tokens, the next state, what checked search
+      refuses and which rows have a finite loss; and the gradients.
     """
     state = model.reset(state, segments.start_of_document)
     predicted = segments.num_targets.sum()
@@ -135,7 +137,8 @@ def loss_and_gradients(
         nats, _ = loss.total(found.logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
         bad = {layer: what.not_finite for layer, what in found.retrieved.items()}
-        return nats / count, (nats, found.caches, found.pairs, bad)
+        finite = loss.finite_rows(found.logits, segments.targets, segments.num_targets)
+        return nats / count, (nats, found.caches, found.pairs, bad, finite)
 
     def of_rows(state: model.State, segments: Segments) -> Any:
         (_, (nats, *rest)), gradients = jax.value_and_grad(share, has_aux=True)(
@@ -144,14 +147,14 @@ def loss_and_gradients(
         return (nats, sharding.constrain_parameters(gradients)), rest
 
     if parts == 1:
-        (nats, gradients), (caches, pairs, bad) = of_rows(state, segments)
+        (nats, gradients), (caches, pairs, bad, finite) = of_rows(state, segments)
     else:
-        (nats, gradients), (caches, pairs, bad) = accumulation.accumulate(
+        (nats, gradients), (caches, pairs, bad, finite) = accumulation.accumulate(
             of_rows, parts, state, segments
         )
-        caches, pairs = accumulation.joined((caches, pairs))
+        caches, pairs, finite = accumulation.joined((caches, pairs, finite))
     after = model.insert(state, caches, pairs, segments.num_tokens, config)
-    return (nats, predicted, after, bad), gradients
+    return (nats, predicted, after, bad, finite), gradients
 
 
 def train_step(
@@ -161,13 +164,14 @@ def train_step(
     measured, gradients = loss_and_gradients(
         run.parameters, run.model, segments, config.model, config.accumulation
     )
-    nats, predicted, new_state, not_finite = measured
+    nats, predicted, new_state, not_finite, finite_rows = measured
     updated, optimizer_state = optimizer.update(
         config.optimizer, gradients, run.optimizer, run.parameters
     )
     metrics = Metrics(
         nats=nats,
         num_predicted=predicted,
+        finite_rows=finite_rows,
         gradient_norm=optax.tree.norm(gradients),
         learning_rate=optimizer.learning_rate(config.optimizer, run.step),
         gates={
