@@ -30,6 +30,7 @@ class SegmentBatch:
         document's last segment.
       document: `[batch]`; index of the document in its split, -1 for none.
       position: `[batch]`; offset in tokens of the segment in its document.
+      total_tokens: real tokens of all rows, those of other workers too.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -39,6 +40,7 @@ class SegmentBatch:
     num_targets: npt.NDArray[np.int32]
     document: npt.NDArray[np.int32]
     position: npt.NDArray[np.int64]
+    total_tokens: int
 
 
 class RowReader(Iterator[SegmentBatch]):
@@ -217,7 +219,14 @@ class RowReader(Iterator[SegmentBatch]):
             num_targets=num_targets,
             document=document,
             position=position,
+            total_tokens=self._total_tokens(),
         )
+
+    def _total_tokens(self) -> int:
+        """Returns how many tokens the segments of all rows hold."""
+        left = self._lengths[self._document] - self._position
+        left[self._document < 0] = 0
+        return int(np.minimum(left, self._segment_length).sum())
 
     def _advance(self) -> None:
         """Moves every row, this worker's or not, to its next segment."""

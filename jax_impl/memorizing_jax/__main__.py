@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from memorizing_data.token_files import TokenFileError
+from memorizing_jax import hosts
 from memorizing_jax.commands import Command, Evaluate, Generate, Train
 from memorizing_jax.errors import InputError
 from memorizing_jax.plan_command import Plan
@@ -94,12 +96,24 @@ def _train_defaults(arguments: Sequence[str]) -> Train:
     parser.add_argument("--output", type=Path)
     known, _ = parser.parse_known_args(arguments)
     config = PRESETS.get(known.preset, PRESETS["demo"])()
+    checkpoints = None
     if known.resume and known.output is not None:
         folder = RunFolder(known.output)
         if folder.config.exists():
-            config, _ = folder.read()
-    return Train(data=tyro.MISSING, output=tyro.MISSING, config=config)
+            config, saved = folder.read()
+            checkpoints = saved["checkpoints"]
+    return Train(
+        data=tyro.MISSING,
+        output=tyro.MISSING,
+        checkpoints=checkpoints,
+        config=config,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        ended_with = main()
+    except Exception:  # An error of ours, to be shown whole.
+        traceback.print_exc()
+        ended_with = 1
+    sys.exit(hosts.leave(ended_with))

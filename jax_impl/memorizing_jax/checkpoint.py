@@ -1,47 +1,53 @@
 """Checkpoints: everything that a run needs in order to go on, written atomically.
 
 orbax writes each under another name and renames it when it is complete, so that a
-kill or a full disk at any moment leaves the earlier ones whole. Orbax does not notice
-an altered byte among the numbers, so each checkpoint also holds their SHA-256.
+kill or a full disk at any moment leaves the earlier ones whole. Every process writes
+the parts of the arrays that it holds; any number of processes, on any mesh, can read
+them. Orbax does not notice an altered byte among the numbers, so each checkpoint also
+holds their checksums.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import logging
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
+from memorizing_jax import hosts
+from memorizing_jax.checksum import Arrays, checksums
 from memorizing_jax.errors import InputError
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_step import Run
-
-Arrays = dict[str, Any]
 
 _ARGUMENTS = ocp.args
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run. All its processes do the same with them.
 
     Args:
-      directory: where they lie, one folder per step.
+      directory: where they lie, one folder per step: any path that orbax takes, such
+        as gs://bucket/folder.
       kept: how many of the newest stay; left out by those who only read.
     """
 
-    def __init__(self, directory: Path, kept: int | None = None):
+    def __init__(self, directory: Path | epath.Path, kept: int | None = None):
         # Whatever orbax logs of failures, its exceptions say as well.
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._directory = directory.absolute()
+        self._directory = epath.Path(directory)
+        self._is_local = "://" not in str(directory)
+        if self._is_local:
+            self._directory = self._directory.absolute()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
@@ -61,6 +67,17 @@ class Checkpoints:
         """Ends the work of the manager's threads."""
         self._manager.close()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def save(self, run: Run, record: dict[str, Any]) -> None:
         """Writes a checkpoint, then removes those that are too many.
 
@@ -73,18 +90,21 @@ class Checkpoints:
         """
         step = int(run.step)
         parameters, state = _split(run)
-        sha256 = {"parameters": _sha256(parameters), "state": _sha256(state)}
+        sums = {"parameters": checksums(parameters), "state": checksums(state)}
         arguments = _ARGUMENTS.Composite(
             parameters=_ARGUMENTS.StandardSave(parameters),
             state=_ARGUMENTS.StandardSave(state),
-            record=_ARGUMENTS.JsonSave(record | {"sha256": sha256}),
+            record=_ARGUMENTS.JsonSave(record | {"checksums": sums}),
         )
         try:
-            self._check_room([*parameters.values(), *state.values()])
+            hosts.from_first(
+                lambda: self._check_room([*parameters.values(), *state.values()])
+            )
             # tensorstore's threads print a traceback for each array they give up.
             with contextlib.redirect_stderr(io.StringIO()):
                 self._manager.save(step, args=arguments)
         except Exception as error:  # orbax and tensorstore raise many kinds.
+            hosts.raise_if_lost(error)
             raise InputError(
                 f"cannot write the checkpoint of step {step} to {self._directory}: "
                 f"{_reason(error)}; earlier checkpoints are intact, so make room and "
@@ -92,7 +112,12 @@ class Checkpoints:
             ) from error
 
     def _check_room(self, arrays: Sequence[jax.Array]) -> None:
-        """Refuses to begin a checkpoint that could not be finished."""
+        """Refuses to begin a checkpoint that could not be finished.
+
+        Only on a disk: a bucket does not say how much room it has.
+        """
+        if not self._is_local:
+            return
         needed = sum(array.nbytes for array in arrays)
         free = shutil.disk_usage(self._directory).free
         if free < needed:
@@ -109,7 +134,8 @@ class Checkpoints:
 
         Args:
           step: which.
-          like: shapes and dtypes, as `jax.eval_shape` of the run's beginning gives.
+          like: shapes, dtypes and where each array is to lie, as `jax.eval_shape` of
+            the run's beginning gives; on one device where it does not say.
 
         Returns:
           The run, and the record that was saved with it.
@@ -122,6 +148,16 @@ class Checkpoints:
         with self._explained(step):
             found = self._read(step, parameters=parameters, state=state)
         return _join(like, found["parameters"], found["state"]), found["record"]
+
+    def record(self, step: int | None) -> dict[str, Any]:
+        """Reads what the host held at a checkpoint, the newest if `step` is None.
+
+        Raises:
+          InputError: there is no such checkpoint, or it is damaged.
+        """
+        step = self._existing(step)
+        with self._explained(step):
+            return dict(self._read(step)["record"])
 
     def restore_parameters(
         self, step: int | None, like: Parameters
@@ -153,20 +189,17 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def _read(self, step: int, **wanted: Arrays) -> dict[str, Any]:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-        def on_device(array: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device)
-
         items = {
-            name: _ARGUMENTS.StandardRestore(jax.tree.map(on_device, arrays))
+            name: _ARGUMENTS.StandardRestore(jax.tree.map(_placed, arrays))
             for name, arrays in wanted.items()
         }
         arguments = _ARGUMENTS.Composite(record=_ARGUMENTS.JsonRestore(), **items)
         found = self._manager.restore(step, args=arguments)
         for name in wanted:
-            if _sha256(found[name]) != found["record"]["sha256"][name]:
-                raise ValueError(f"the SHA-256 of its {name} is not the one saved")
+            saved = found["record"]["checksums"][name]
+            for array, checksum in checksums(found[name]).items():
+                if saved[array] != checksum:
+                    raise ValueError(f"the numbers of {array} are not those saved")
         return dict(found.items())
 
     @contextlib.contextmanager
@@ -175,6 +208,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            hosts.raise_if_lost(error)
             earlier = [other for other in self.steps() if other < step]
             hint = f"use --step {earlier[-1]}" if earlier else "there is no earlier one"
             raise InputError(
@@ -202,13 +236,11 @@ def _rest(run: Run) -> dict[str, Any]:
     return {name: getattr(run, name) for name in names if name != "parameters"}
 
 
-def _sha256(arrays: Arrays) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8).data)
-    return digest.hexdigest()
+def _placed(array: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(array, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
 def _reason(error: BaseException) -> str:

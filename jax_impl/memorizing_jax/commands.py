@@ -10,12 +10,14 @@ import tyro
 
 from memorizing_data import tokenizer
 from memorizing_data.token_files import open_split, read_manifest
-from memorizing_jax import evaluation_report, parameter_files
+from memorizing_jax import evaluation_report, hosts, parameter_files
 from memorizing_jax.errors import InputError
 from memorizing_jax.generate import Sampling, generate
+from memorizing_jax.hosts import HostsConfig
 from memorizing_jax.parameter_files import Trained
 from memorizing_jax.train import train
 from memorizing_jax.train_config import TrainConfig
+from memorizing_jax.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Train:
     output: Path
     """Folder of the run: settings, metrics, checkpoints and parameters."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    checkpoints: str | None = None
+    """Folder for the checkpoints, if not in --output; gs://bucket/folder will do."""
     preset: Literal["tiny", "demo", "base", "1b", "8b"] = "demo"
     """Settings to begin with; --help shows those of the one given."""
     resume: bool = False
@@ -34,7 +38,13 @@ class Train:
     step: int | None = None
     """With --resume: continue from this checkpoint, and remove later ones."""
     parameters: Path | None = None
-    """File of parameters to start from, such as the parameters.safetensors of a run."""
+    """Start from this file of parameters, or from the newest checkpoint of this run."""
+    watch: tyro.conf.OmitArgPrefixes[Watch] = dataclasses.field(default_factory=Watch)
+    """What else to write down."""
+    hosts: tyro.conf.OmitArgPrefixes[HostsConfig] = dataclasses.field(
+        default_factory=HostsConfig
+    )
+    """How this process finds others of its run."""
     quiet: bool = False
     """Show no progress."""
 
@@ -42,22 +52,27 @@ class Train:
         """Runs the command; returns the exit status."""
         if self.step is not None and not self.resume:
             raise InputError(f"--step {self.step} goes with --resume; add it")
-        stopped_by = train(
-            self.config,
-            self.data,
-            self.output,
-            resume=self.resume,
-            step=self.step,
-            initial=self.parameters,
-            quiet=self.quiet,
-        )
-        if stopped_by is None:
-            return 0
-        print(
-            f"memorizing_jax: stopped by {stopped_by.name} after a checkpoint; go on "
-            f"with train --resume --data {self.data} --output {self.output}",
-            file=sys.stderr,
-        )
+        go_on = f"go on with train --resume --data {self.data} --output {self.output}"
+        with hosts.joined(self.hosts, go_on):
+            stopped_by = train(
+                self.config,
+                self.data,
+                self.output,
+                checkpoints=self.checkpoints,
+                resume=self.resume,
+                step=self.step,
+                initial=self.parameters,
+                watch=self.watch,
+                quiet=self.quiet,
+            )
+            if stopped_by is None:
+                return 0
+            if hosts.is_first():
+                print(
+                    f"memorizing_jax: stopped by {stopped_by.name} after a checkpoint; "
+                    f"{go_on}",
+                    file=sys.stderr,
+                )
         return 130 if stopped_by is signal.SIGINT else 0
 
 

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 import numpy.typing as npt
+from jax.sharding import Mesh
 
 from memorizing_data.row_reader import RowReader, SegmentBatch
 from memorizing_data.token_files import TokenFiles
-from memorizing_jax import families, input_pipeline, loss, model, search
+from memorizing_jax import families, input_pipeline, loss, model, search, sharding
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
+from memorizing_jax.input_pipeline import Placement
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_step import NotFinite, Segments
 
@@ -94,6 +96,7 @@ def evaluate(
     documents: Sequence[int] | None = None,
     max_tokens: int | None = None,
     on_progress: Callable[[int], object] | None = None,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Reads documents from start to end and keeps the loss of every token.
 
@@ -105,6 +108,7 @@ def evaluate(
       documents: their indices in the split; all if left out.
       max_tokens: tokens to read of each document; to its end if left out.
       on_progress: told the number of tokens read since it was last told.
+      mesh: that of `jax.set_mesh`, if there is one; all its processes call this.
 
     Returns:
       The loss of every token, document by document.
@@ -129,9 +133,12 @@ def evaluate(
             f"the documents chosen from {token_files.split} hold no token to predict: "
             "each has a single token"
         )
+    rows = min(batch, len(chosen))
+    if mesh is not None:  # Each shard has as many; those without a document are idle.
+        rows += -rows % mesh.shape[sharding.DATA]
     reader = RowReader(
         shortened,
-        batch=min(batch, len(chosen)),
+        batch=rows,
         segment_length=config.segment_length,
         seed=None,
         repeat=False,
@@ -139,7 +146,8 @@ def evaluate(
         documents=sorted(chosen, key=lambda i: -lengths[i]),
     )
     nats = {i: np.zeros(lengths[i] - 1, np.float32) for i in chosen}
-    _read(params, config, reader, min(batch, len(chosen)), nats, on_progress)
+    placement = None if mesh is None else Placement(mesh, rows)
+    _read(params, config, reader, rows, nats, on_progress, placement)
     whole = all(lengths[i] == token_files.documents[i].num_tokens for i in chosen)
     num_bytes = sum(token_files.documents[i].num_bytes for i in chosen)
     return Evaluation(
@@ -156,9 +164,10 @@ def _read(
     batch: int,
     nats: dict[int, npt.NDArray[np.float32]],
     on_progress: Callable[[int], object] | None,
+    placement: Placement | None,
 ) -> None:
     """Fills `nats` with the loss of every target that `reader` yields."""
-    state = families.of(config).init_state(config, batch)
+    state = _init_state(config, batch, placement)
     waiting: collections.deque[tuple[SegmentBatch, jax.Array, NotFinite]]
     waiting = collections.deque()
 
@@ -176,7 +185,7 @@ def _read(
 
     for segment in reader:
         losses, state, not_finite = _step(
-            params, state, input_pipeline.to_device(segment), config
+            params, state, input_pipeline.to_device(segment, placement), config
         )
         waiting.append((segment, losses, not_finite))
         # Fetched a step late: the device is busy with the next one meanwhile.
@@ -184,6 +193,18 @@ def _read(
             store()
     while waiting:
         store()
+
+
+def _init_state(
+    config: ModelConfig, batch: int, placement: Placement | None
+) -> model.State:
+    if placement is None:
+        return families.of(config).init_state(config, batch)
+    shards = placement.mesh.shape[sharding.MEMORY]
+    begin = functools.partial(model.init_state, config, batch, shards)
+    shapes = {"model": jax.eval_shape(begin)}
+    where = sharding.shardings(shapes, placement.mesh)["model"]
+    return jax.jit(begin, out_shardings=where)()
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -199,7 +220,13 @@ def _step(
         config,
     )
     not_finite = {layer: found.not_finite for layer, found in retrieved.items()}
-    return loss.per_token(logits, segments.targets), state, not_finite
+    losses = loss.per_token(logits, segments.targets)
+    # Every process gets all of them, to come to the same result.
+    losses = sharding.constrain(losses, None, None)
+    if mesh := sharding.current():
+        specs = sharding.specs({"model": state}, mesh)["model"]
+        state = jax.lax.with_sharding_constraint(state, specs)
+    return losses, state, not_finite
 
 
 def _shortened(token_files: TokenFiles, max_tokens: int | None) -> TokenFiles:

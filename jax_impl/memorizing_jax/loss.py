@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def per_token(
@@ -24,3 +24,15 @@ def total(
     has_target = position[None, :] < num_targets[:, None]
     nats = jnp.where(has_target, per_token(logits, targets), 0.0).sum()
     return nats, num_targets.sum()
+
+
+def finite_rows(
+    logits: Float[Array, "batch segment_length vocab_size"],
+    targets: Int[Array, "batch segment_length"],
+    num_targets: Int[Array, " batch"],
+) -> Bool[Array, " batch"]:
+    """Returns which rows have a finite loss at every predicted token."""
+    position = jnp.arange(targets.shape[1], dtype=jnp.int32)
+    has_target = position[None, :] < num_targets[:, None]
+    finite = jnp.isfinite(per_token(logits, targets))
+    return (finite | ~has_target).all(axis=1)

@@ -1,22 +1,31 @@
 """Metrics: a progress bar for people, and JSON lines that a resumed run continues."""
 
 import errno
+import io
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
-from memorizing_jax.errors import InputError
+from memorizing_jax import metric_lines
+from memorizing_jax.errors import NotFiniteError
+from memorizing_jax.event_file import EventFile
+from memorizing_jax.flops import Utilization
+from memorizing_jax.memory_metrics import MemoryMetrics
 from memorizing_jax.train_config import TrainConfig
 from memorizing_jax.train_step import Metrics
+
+# A step, what it measured, and what the memory gave if that was looked at.
+_OnDevice = tuple[int, Metrics, dict[int, MemoryMetrics] | None]
 
 
 class Log:
@@ -26,11 +35,13 @@ class Log:
     never idle while the host waits for numbers.
 
     Args:
-      path: file of the lines. Those after `step` are dropped.
+      path: file of the lines; None to write none. Those after `step` are dropped.
       config: settings of the run.
       step: the step from which the run begins or continues.
       pending: what `settle` returned at that step.
       quiet: show no progress.
+      events: folder for TensorBoard's file of the same numbers, if there is to be one.
+      peak_tflops: what a device can do, for utilization; if None, as `flops` knows.
 
     Raises:
       InputError: the file holds something else.
@@ -39,21 +50,22 @@ class Log:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         config: TrainConfig,
         step: int,
         pending: list[dict[str, Any]],
         quiet: bool,
+        *,
+        events: Path | None = None,
+        peak_tflops: float | None = None,
     ):
-        kept = _lines_up_to(path, step) if path.exists() else []
-        # Under another name first: a kill between the lines would lose the rest.
-        new = path.with_name(path.name + ".new")
-        new.write_bytes(b"".join(kept))
-        os.replace(new, path)
-        self._path, self._file = path, path.open("ab", buffering=0)
+        self._path, self._file = path, None if path is None else _opened(path, step)
         self._interval = config.log_interval
-        self._pending: list[dict[str, Any] | tuple[int, Metrics]] = [*pending]
-        self._num_tokens, self._since = 0, time.monotonic()
+        self._events = None if events is None else EventFile(events, step)
+        self._utilization = Utilization(config.model, peak_tflops)
+        self._devices: Collection[jax.Device] = ()
+        self._pending: list[dict[str, Any] | _OnDevice] = [*pending]
+        self._num_tokens, self._since, self._waited = 0, time.monotonic(), 0.0
         self._bar = tqdm(
             total=config.steps,
             initial=step,
@@ -73,26 +85,46 @@ class Log:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
 
-    def add(self, step: int, measured: Metrics, num_tokens: int) -> None:
+    def add(
+        self,
+        step: int,
+        measured: Metrics,
+        num_tokens: int,
+        memory: dict[int, MemoryMetrics] | None = None,
+    ) -> None:
         """Takes note of a step, whose numbers the device may not know yet.
 
+        Args:
+          step: its number.
+          measured: by the step.
+          num_tokens: real tokens that it read.
+          memory: what `memory_metrics` measured, where it did.
+
         Raises:
-          InputError: the loss of an earlier step is not finite.
+          NotFiniteError: the loss of an earlier step is not finite.
         """
-        self._pending.append((step, measured))
+        self._devices = measured.nats.devices()
+        self._pending.append((step, measured, memory))
         self._num_tokens += num_tokens
         self._bar.update()
         if len(self._pending) > self._interval:
             self._fetch(self._interval)
             self._write_full_lines()
 
+    def add_wait(self, seconds: float) -> None:
+        """Takes note of how long a step waited for its input."""
+        self._waited += seconds
+
     def settle(self) -> list[dict[str, Any]]:
         """Waits for all steps, writes the lines that are full, returns the rest.
 
         Raises:
-          InputError: the loss of a step is not finite.
+          NotFiniteError: the loss of a step is not finite.
         """
         self._fetch(len(self._pending))
         self._write_full_lines()
@@ -104,6 +136,8 @@ class Log:
         Raises:
           OSError: there is no room for it.
         """
+        if self._file is None:
+            return
         content = json.dumps(line).encode() + b"\n"
         try:
             complete = self._file.write(content) == len(content)
@@ -111,17 +145,17 @@ class Log:
             raise OSError(error.errno, error.strerror, str(self._path)) from None
         if not complete:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        if self._events is not None:
+            self._events.write(line)
 
     def _fetch(self, count: int) -> None:
         for i, entry in enumerate(jax.device_get(self._pending[:count])):
             if isinstance(entry, dict):
                 continue
-            fetched = _to_json(*entry)
+            fetched = metric_lines.to_json(*entry)
             if not math.isfinite(fetched["nats"] + fetched["gradient_norm"]):
-                raise InputError(
-                    f"loss or gradients of step {fetched['step']} are not finite; "
-                    "begin again with a lower --learning-rate or longer --warmup-steps"
-                )
+                rows = np.flatnonzero(~entry[1].finite_rows).tolist()
+                raise NotFiniteError(fetched["step"], rows)
             self._pending[i] = fetched
 
     def _write_full_lines(self) -> None:
@@ -131,64 +165,21 @@ class Log:
                 return
             del self._pending[: self._interval]
             now = time.monotonic()
-            rate = self._num_tokens / max(now - self._since, 1e-9)
-            self._num_tokens, self._since = 0, now
-            line = mean_line(steps)
-            self.write(line | {"tokens_per_second": round(rate)})
-            gates = {f"gate {i}": _span(gate) for i, gate in line["gates"].items()}
-            loss = f"{line['loss']:.4f}"
-            shown = {"loss": loss, "tokens/s": f"{rate:,.0f}", **gates}
-            self._bar.set_postfix(shown, refresh=False)
+            elapsed = max(now - self._since, 1e-9)
+            rate, wait = self._num_tokens / elapsed, self._waited / elapsed
+            self._num_tokens, self._since, self._waited = 0, now, 0.0
+            line = metric_lines.mean_line(steps)
+            line |= {"tokens_per_second": round(rate), "input_wait": round(wait, 5)}
+            line |= self._utilization.at(rate, self._devices)
+            self.write(line)
+            self._bar.set_postfix(metric_lines.shown(line), refresh=False)
 
 
-def mean_line(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the line for some consecutive steps.
-
-    Args:
-      steps: each with `step`, `nats`, `num_predicted`, `gradient_norm`,
-        `learning_rate` and `gates`.
-
-    Returns:
-      The last step's number, learning rate and gates, the loss in nats per
-      predicted token over all steps, and the mean gradient norm.
-    """
-    predicted = sum(step["num_predicted"] for step in steps)
-    return {
-        "step": steps[-1]["step"],
-        "loss": sum(step["nats"] for step in steps) / max(predicted, 1),
-        "num_predicted": predicted,
-        "gradient_norm": sum(step["gradient_norm"] for step in steps) / len(steps),
-        "learning_rate": steps[-1]["learning_rate"],
-        "gates": steps[-1]["gates"],
-    }
-
-
-def _to_json(step: int, fetched: Metrics) -> dict[str, Any]:
-    return {
-        "step": step,
-        "nats": float(fetched.nats),
-        "num_predicted": int(fetched.num_predicted),
-        "gradient_norm": float(fetched.gradient_norm),
-        "learning_rate": float(fetched.learning_rate),
-        "gates": {str(layer): gate.tolist() for layer, gate in fetched.gates.items()},
-    }
-
-
-def _span(gate: Sequence[float]) -> str:
-    return f"{min(gate):.2f}-{max(gate):.2f}"
-
-
-def _lines_up_to(path: Path, step: int) -> list[bytes]:
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            is_kept = line.endswith(b"\n") and json.loads(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                f"{path} has a line that is not a JSON object with a step: "
-                f"{line[:60]!r}; remove that line or move the file away"
-            ) from None
-        if not is_kept:  # Also a line that a kill cut short.
-            break
-        kept.append(line)
-    return kept
+def _opened(path: Path, step: int) -> io.FileIO:
+    """Returns a file of lines, cut after those of `step`, for writing more."""
+    kept = metric_lines.lines_up_to(path, step) if path.exists() else []
+    # Under another name first: a kill between the lines would lose the rest.
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(b"".join(kept))
+    os.replace(new, path)
+    return path.open("ab", buffering=0)

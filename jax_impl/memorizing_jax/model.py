@@ -49,11 +49,17 @@ class Retrieved(NamedTuple):
       slots: neighbors, best first, -1 where there is none.
       weights: what each contributed to `V_m`.
       not_finite: what checked search refuses (KNN-3); None unless `config.checked`.
+      queries: what was searched for.
+      memory_output: `V_m`, before the gate.
+      local_output: `V_c`, before the gate.
     """
 
     slots: Int[Array, "batch num_heads segment_length top_k"]
     weights: Float[Array, "batch num_heads segment_length top_k"]
     not_finite: search.NotFinite | None
+    queries: Float[Array, "batch segment_length num_heads head_dim"]
+    memory_output: Float[Array, "batch segment_length num_heads head_dim"]
+    local_output: Float[Array, "batch segment_length num_heads head_dim"]
 
 
 class Pairs(NamedTuple):
@@ -313,7 +319,8 @@ def attention_layer(
     if "gate_bias" in layer:
         from_memory = jnp.zeros_like(output)
         if memory is not None:
-            from_memory, found = retrieve(layer, queries, memory, config)
+            found = retrieve(layer, queries, output, memory, config)
+            from_memory = found.memory_output
         output = attention.combine(from_memory, output, layer["gate_bias"])
     return output_projection(layer, output), keys, values, found
 
@@ -321,9 +328,10 @@ def attention_layer(
 def retrieve(
     layer: Parameters,
     queries: Float[Array, "batch segment_length num_heads head_dim"],
+    local_output: Float[Array, "batch segment_length num_heads head_dim"],
     memory: Memory,
     config: ModelConfig,
-) -> tuple[jax.Array, Retrieved]:
+) -> Retrieved:
     """Searches the memory and attends to what was found (KNN, GATE-1)."""
     with jax.named_scope("search"):
         found = memory_shards.find(
@@ -339,7 +347,7 @@ def retrieve(
             queries, memory, found, layer["attention_scale"]
         )
     bad = memory_shards.first_not_finite(queries, memory) if config.checked else None
-    return output, Retrieved(found.slots, weights, bad)
+    return Retrieved(found.slots, weights, bad, queries, output, local_output)
 
 
 def project(

@@ -113,9 +113,8 @@ def load_run(path: Path, step: int | None = None) -> Trained:
     Raises:
       InputError: there is no such run or checkpoint, or it is damaged.
     """
-    folder = RunFolder(path)
-    config, saved = folder.read()
-    checkpoints = Checkpoints(folder.checkpoints)
+    config, saved = RunFolder(path).read()
+    checkpoints = Checkpoints(RunFolder(path, saved["checkpoints"]).checkpoints)
     shapes = jax.eval_shape(functools.partial(train_step.init, config)).parameters
     try:
         found, step = checkpoints.restore_parameters(step, shapes)

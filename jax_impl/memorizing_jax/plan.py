@@ -11,12 +11,11 @@ import re
 from typing import Any, Final
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from memorizing_jax import chips, program_costs, sharding, tpu_compiler, train_step
 from memorizing_jax.train_config import TrainConfig
-from memorizing_jax.train_step import Run, Segments
+from memorizing_jax.train_step import Run
 
 # What the compiler says of a program too large for a chip.
 _TOO_LARGE: Final = "RESOURCE_EXHAUSTED"
@@ -93,11 +92,9 @@ def make(config: TrainConfig, topology: str) -> Plan:
     devices = tpu_compiler.devices(topology)
     config = spread(config, len(devices))
     mesh = sharding.make_mesh(config.mesh, devices)
-    run, segments = shapes(config)
-    step = train_step.jitted(config, mesh)
-    with jax.set_mesh(mesh):
-        traced = step.trace(run, segments)
-        lowered = traced.lower()
+    sharding.check(mesh, config.model, config.batch)
+    run = jax.eval_shape(functools.partial(train_step.init, config))
+    traced = trace(config, run, mesh)
     held = _held(run, mesh)
     common: dict[str, Any] = {
         "chips": len(devices),
@@ -108,7 +105,7 @@ def make(config: TrainConfig, topology: str) -> Plan:
         **held,
     }
     try:
-        compiled = lowered.compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if _TOO_LARGE not in str(error):
             raise
@@ -141,6 +138,13 @@ def make(config: TrainConfig, topology: str) -> Plan:
     )
 
 
+def trace(config: TrainConfig, run: Run, mesh: Mesh) -> jax.stages.Traced:
+    """Returns the step that `train` runs, for the devices of a mesh."""
+    segments = jax.eval_shape(functools.partial(train_step.no_segments, config))
+    with jax.set_mesh(mesh):
+        return train_step.jitted(config, mesh).trace(run, segments)
+
+
 def spread(config: TrainConfig, num_devices: int) -> TrainConfig:
     """Returns the settings with heads spread over chips that no row is left for."""
     rows = config.batch // config.accumulation
@@ -148,17 +152,6 @@ def spread(config: TrainConfig, num_devices: int) -> TrainConfig:
         return config
     mesh = sharding.MeshConfig(data=rows, model=num_devices // rows)
     return dataclasses.replace(config, mesh=mesh)
-
-
-def shapes(config: TrainConfig) -> tuple[Run, Segments]:
-    """Returns the shapes of what a step takes."""
-    run = jax.eval_shape(functools.partial(train_step.init, config))
-    row = (config.batch,)
-    tokens = jax.ShapeDtypeStruct((*row, config.model.segment_length), jnp.int32)
-    starts = jax.ShapeDtypeStruct(row, jnp.bool_)
-    counts = jax.ShapeDtypeStruct(row, jnp.int32)
-    segments: Any = (tokens, tokens, starts, counts, counts)
-    return run, Segments(*segments)
 
 
 def _held(run: Run, mesh: Mesh) -> dict[str, int]:

@@ -5,7 +5,9 @@ import itertools
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from memorizing_jax import plan, plan_report
 from memorizing_jax.plan_report import Row
@@ -68,9 +70,9 @@ class Plan:
     """Rows of a step on all chips together; as in the preset if left out."""
     accumulation: int | None = None
     """Parts that a step reads its rows in; as in the preset if left out."""
-    mesh_memory: int = 1
+    mesh_memory: Annotated[int, tyro.conf.arg(name="mesh.memory")] = 1
     """Shards of each memory's slots."""
-    mesh_model: int = 1
+    mesh_model: Annotated[int, tyro.conf.arg(name="mesh.model")] = 1
     """Shards of heads and MLP; where left out, as many as chips exceed rows."""
     json: Path | None = None
     """File of JSON lines, one per step; those already there are not compiled again."""

@@ -10,20 +10,30 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from etils import epath
+
 from memorizing_data.token_files import TokenFiles
 from memorizing_jax import train_config
 from memorizing_jax.errors import InputError
 from memorizing_jax.train_config import TrainConfig
 
 _VERSION: Final = 1
+_KEYS: Final = frozenset({"settings", "data", "tokenizer", "initial", "checkpoints"})
 _NEW: Final = "config.json.new"  # All that a kill at the very start may leave.
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its files."""
+    """Where a run keeps its files.
+
+    Attributes:
+      path: the folder itself.
+      elsewhere: a folder for the checkpoints outside of it, such as
+        gs://bucket/folder; None if they lie in it.
+    """
 
     path: Path
+    elsewhere: str | None = None
 
     @property
     def config(self) -> Path:
@@ -36,9 +46,25 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> epath.Path:
         """A folder with one folder per step."""
-        return self.path / "checkpoints"
+        return epath.Path(self.elsewhere or self.path / "checkpoints")
+
+    @property
+    def not_finite(self) -> epath.Path:
+        """A folder like it, for what a run held when its numbers were not finite."""
+        beside = self.checkpoints
+        return beside.with_name(beside.name + "_not_finite")
+
+    @property
+    def tensorboard(self) -> Path:
+        """The same for TensorBoard, if asked for."""
+        return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """A trace of some steps, if asked for."""
+        return self.path / "profile"
 
     @property
     def parameters(self) -> Path:
@@ -91,6 +117,7 @@ class RunFolder:
                     "data": token_files.fingerprint,
                     "tokenizer": token_files.tokenizer,
                     "initial": initial,
+                    "checkpoints": self.elsewhere,
                 }
             )
         return begun
@@ -98,7 +125,8 @@ class RunFolder:
     def update(self, config: TrainConfig) -> None:
         """Notes the settings of a continued run, which may have more steps."""
         _, saved = self.read()
-        self._write(saved | {"settings": train_config.to_json(config)})
+        settings = train_config.to_json(config)
+        self._write(saved | {"settings": settings, "checkpoints": self.elsewhere})
 
     def _write(self, content: dict[str, Any]) -> None:
         """Writes `config.json`, under another name first."""
@@ -127,7 +155,7 @@ class RunFolder:
                 f"{self.config} does not say version {_VERSION}, the one this program "
                 "reads"
             )
-        if missing := {"settings", "data", "tokenizer", "initial"} - set(saved):
+        if missing := _KEYS - set(saved):
             raise InputError(f"{self.config} lacks {min(missing)!r}; was it altered?")
         return train_config.from_json(saved["settings"]), saved
 

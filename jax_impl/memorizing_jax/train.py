@@ -1,32 +1,46 @@
 """The training loop: segments, steps, metrics, validation, checkpoints.
 
 The device is waited for at a checkpoint and a validation only: metrics are fetched
-when the steps after them are already queued.
+when the steps after them are already queued. Where a run has several processes, each
+runs this loop with its own rows, and all take the same turns.
 """
 
-import functools
-import hashlib
+import collections
+import dataclasses
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from memorizing_data.row_reader import RowReader
 from memorizing_data.token_files import TokenFiles, open_split
-from memorizing_jax import parameter_files, parameters, search, train_step
+from memorizing_jax import (
+    diagnosis,
+    fine_tuning,
+    hosts,
+    memory_metrics,
+    parameter_files,
+    parameters,
+    search,
+    sharding,
+    starting,
+    train_config,
+    train_step,
+)
 from memorizing_jax.checkpoint import Checkpoints
+from memorizing_jax.errors import NotFiniteError
 from memorizing_jax.evaluate import evaluate
-from memorizing_jax.input_pipeline import read_ahead
+from memorizing_jax.input_pipeline import Placement, read_ahead
 from memorizing_jax.interruption import Interruption
 from memorizing_jax.metrics import Log
 from memorizing_jax.parameter_files import Trained
-from memorizing_jax.parameters import Parameters
+from memorizing_jax.profiling import Profile
 from memorizing_jax.run_folder import RunFolder
 from memorizing_jax.train_config import TrainConfig
 from memorizing_jax.train_step import Run
+from memorizing_jax.watch import Watch
 
 
 def train(
@@ -34,9 +48,11 @@ def train(
     data: Path,
     output: Path,
     *,
+    checkpoints: str | None = None,
     resume: bool = False,
     step: int | None = None,
     initial: Path | None = None,
+    watch: Watch | None = None,
     quiet: bool = False,
 ) -> signal.Signals | None:
     """Trains until `config.steps`, or until SIGINT or SIGTERM, and saves.
@@ -45,125 +61,156 @@ def train(
       config: settings; the vocabulary is taken from the data.
       data: folder of a data set, with a training and a validation split.
       output: folder of the run.
+      checkpoints: folder of its checkpoints, if they are to lie elsewhere.
       resume: continue the run in `output`, bit for bit on one device (CKP-1).
       step: continue from this checkpoint and not from the newest.
-      initial: file of parameters to start from, in place of drawn ones. A memory
-        layer that has no `gate_bias` there gets the initial one.
+      initial: parameters to start from, in place of drawn ones; see
+        `fine_tuning.load`.
+      watch: what to write down beside the lines of metrics, if anything.
       quiet: show no progress and say nothing.
 
     Returns:
       The signal that ended it, or None if all steps are done.
 
     Raises:
-      InputError: the settings, the run's folder or the parameters do not fit, the
-        loss is no longer finite, or checked search met what is not (KNN-3).
+      InputError: the settings, the run's folder, the devices or the parameters do not
+        fit, the loss is no longer finite, or checked search met what is not (KNN-3).
       TokenFileError: the data set is missing or damaged.
       OSError: a file cannot be written.
     """
+    quiet = quiet or not hosts.is_first()
     token_files = open_split(data, "train")
     validation = open_split(data, "validation") if config.evaluation_interval else None
     config = config.with_vocabulary(token_files.vocab_size)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check(mesh, config.model, config.batch)
     given, sha256 = None, None
     if initial is not None:
-        given = _given(initial, config, token_files)
-        sha256 = hashlib.sha256(initial.read_bytes()).hexdigest()
-    folder = RunFolder(output)
-    begun = folder.open(config, token_files, sha256, resume=resume)
-    checkpoints = Checkpoints(folder.checkpoints, config.checkpoints_kept)
-    reader = RowReader(
-        token_files,
-        batch=config.batch,
-        segment_length=config.model.segment_length,
-        seed=config.seed,
-        repeat=True,
+        start = fine_tuning.load(initial, config.model, token_files)
+        given, sha256 = start.parameters, start.sha256
+        if not quiet:
+            sentence = fine_tuning.describe(start, initial, config.model)
+            print(f"memorizing_jax: {sentence}", file=sys.stderr)
+    identity = {"data": token_files.fingerprint, "parameters": sha256}
+    identity |= {"checkpoints": checkpoints}
+    hosts.check_same(train_config.to_json(config) | identity)
+    folder = RunFolder(output, checkpoints)
+    begun = hosts.from_first(
+        lambda: folder.open(config, token_files, sha256, resume=resume)
     )
-    try:
-        run, pending = _first(config, checkpoints, reader, step, given)
-        folder.update(config)
+    parts = _Parts(
+        config, token_files, validation, Placement(mesh, config.batch), folder
+    )
+    checkpointed = Checkpoints(folder.checkpoints, config.checkpoints_kept)
+    with checkpointed, jax.set_mesh(mesh):
+        run, position, pending = starting.first(config, mesh, checkpointed, step, given)
+        hosts.from_first(lambda: folder.update(config))
         if resume and not quiet:
             where = f"continuing from step {run.step}" if begun else "nothing yet"
             print(f"memorizing_jax: {where} in {output}", file=sys.stderr)
-        with Log(folder.metrics, config, int(run.step), pending, quiet) as log:
-            run, stopped_by = _loop(config, run, reader, checkpoints, validation, log)
-    finally:
-        checkpoints.close()
+        watch = watch or Watch()
+        shows = watch.tensorboard and hosts.is_first()
+        events = folder.tensorboard if shows else None
+        with (
+            Log(
+                folder.metrics if hosts.is_first() else None,
+                config,
+                int(run.step),
+                pending,
+                quiet,
+                events=events,
+                peak_tflops=watch.peak_tflops,
+            ) as log,
+            Profile(folder.profile, watch.profile, quiet) as profile,
+        ):
+            run, stopped_by = _loop(parts, run, position, checkpointed, log, profile)
     if stopped_by is None:
-        tokenizer = token_files.tokenizer
-        flat = parameters.unstack(run.parameters)
-        trained = Trained(flat, config.model, tokenizer, int(run.step))
-        parameter_files.save(folder.parameters, trained)
+        _save_parameters(parts, run)
     return stopped_by
 
 
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a run works with from beginning to end."""
+
+    config: TrainConfig
+    token_files: TokenFiles
+    validation: TokenFiles | None
+    placement: Placement
+    folder: RunFolder
+
+    def reader(self, position: dict[str, Any] | None, rows: slice) -> RowReader:
+        """Returns a reader of some rows that stands at a position."""
+        reader = RowReader(
+            self.token_files,
+            batch=self.config.batch,
+            segment_length=self.config.model.segment_length,
+            seed=self.config.seed,
+            repeat=True,
+            rows=rows,
+        )
+        if position is not None:
+            reader.restore(position)
+        return reader
+
+
 def _loop(
-    config: TrainConfig,
+    parts: _Parts,
     run: Run,
-    reader: RowReader,
+    position: dict[str, Any] | None,
     checkpoints: Checkpoints,
-    validation: TokenFiles | None,
     log: Log,
+    profile: Profile,
 ) -> tuple[Run, signal.Signals | None]:
     """Takes steps until the last, or until a signal; ends with a checkpoint."""
+    config, validation = parts.config, parts.validation
+    reader = parts.reader(position, parts.placement.rows)
     step = saved = int(run.step)
     position = reader.state()
+    # Where those steps began whose loss nobody has looked at yet.
+    began: collections.deque[tuple[int, dict[str, Any]]]
+    began = collections.deque(maxlen=config.log_interval + 1)
+    take_step = train_step.jitted(config, parts.placement.mesh)
 
     def save() -> None:
         # Refuses a loss that is not finite before it replaces a good checkpoint.
-        record = {"pending": log.settle(), "position": position}
+        pending, mesh = log.settle(), dict(parts.placement.mesh.shape)
+        record = {"pending": pending, "position": position, "mesh": mesh}
         checkpoints.save(run, record)
 
-    with Interruption() as interruption, read_ahead(reader) as reads:
-        while step < config.steps and interruption.received is None:
-            read = next(reads)
-            run, measured = train_step.train_step_jit(run, read.segments, config)
-            for layer, found in measured.not_finite.items():
-                search.raise_if_not_finite(found, layer)
-            step, position = step + 1, read.position
-            log.add(step, measured, read.num_tokens)
-            if validation is not None and step % config.evaluation_interval == 0:
-                log.settle()
-                log.write(_validate(run, step, config, validation))
-            if step % config.checkpoint_interval == 0:
+    with Interruption() as interruption, read_ahead(reader, parts.placement) as reads:
+        try:
+            while step < config.steps and not interruption.stops_at(step + 1):
+                read = next(reads)
+                began.append((step + 1, position))
+                looked = memory_metrics.sample(step + 1, run, read.segments, config)
+                run, measured = profile.call(step + 1, take_step, run, read.segments)
+                for layer, found in measured.not_finite.items():
+                    search.raise_if_not_finite(found, layer)
+                step, position = step + 1, read.position
+                log.add_wait(read.waited)
+                log.add(step, measured, read.num_tokens, looked)
+                if validation is not None and step % config.evaluation_interval == 0:
+                    log.settle()
+                    log.write(_validate(parts, run, step, validation))
+                if step % config.checkpoint_interval == 0:
+                    save()
+                    saved = step
+            if saved < step:
                 save()
-                saved = step
-        if saved < step:
-            save()
+        except NotFiniteError as error:
+            reader = parts.reader(dict(began)[error.step], slice(None))
+            diagnosis.save_and_raise(
+                error, parts.token_files, reader, run, position, parts.folder
+            )
         return run, interruption.received if step < config.steps else None
 
 
-def _first(
-    config: TrainConfig,
-    checkpoints: Checkpoints,
-    reader: RowReader,
-    step: int | None,
-    given: Parameters | None,
-) -> tuple[Run, list[dict[str, Any]]]:
-    """Returns the run to go on with, and its measured steps that wait for a line."""
-    begin = functools.partial(train_step.init, config)
-    if checkpoints.steps() or step is not None:
-        run, record = checkpoints.restore(step, like=jax.eval_shape(begin))
-        reader.restore(record["position"])
-        checkpoints.drop_after(int(run.step))
-        return run, record["pending"]
-    return jax.jit(begin)(given=given), []
-
-
-def _given(path: Path, config: TrainConfig, token_files: TokenFiles) -> Parameters:
-    """Returns parameters from a file, with a gate for each memory layer."""
-    trained = parameter_files.load(path)
-    directory = token_files.directory
-    parameter_files.check_tokenizer(trained, token_files.tokenizer, directory)
-    gate = jnp.full(config.model.num_heads, config.model.gate_bias_init, jnp.float32)
-    gates = {f"layers.{i}.gate_bias": gate for i in config.model.memory_layers}
-    given = gates | trained.parameters
-    parameters.check(given, config.model)
-    return given
-
-
 def _validate(
-    run: Run, step: int, config: TrainConfig, validation: TokenFiles
+    parts: _Parts, run: Run, step: int, validation: TokenFiles
 ) -> dict[str, Any]:
     """Returns the line for a validation; training's own state stays as it is."""
+    config = parts.config
     found = evaluate(
         run.parameters,
         config.model,
@@ -171,6 +218,7 @@ def _validate(
         config.batch,
         documents=range(min(config.batch, len(validation.documents))),
         max_tokens=config.evaluation_tokens // config.batch,
+        mesh=parts.placement.mesh,
     )
     return {
         "step": step,
@@ -178,3 +226,17 @@ def _validate(
         "validation_perplexity": found.perplexity,
         "validation_predicted": found.num_predicted,
     }
+
+
+def _save_parameters(parts: _Parts, run: Run) -> None:
+    """Writes the file of parameters, from the first process, array by array."""
+    whole: dict[str, Any] = {}
+    for name, array in run.parameters.items():
+        on_host = hosts.whole(array)
+        if hosts.is_first():
+            whole[name] = on_host
+    if hosts.is_first():
+        tokenizer, step = parts.token_files.tokenizer, int(run.step)
+        flat = parameters.unstack(whole)
+        trained = Trained(flat, parts.config.model, tokenizer, step)
+        parameter_files.save(parts.folder.parameters, trained)

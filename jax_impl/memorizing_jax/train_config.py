@@ -79,6 +79,8 @@ class TrainConfig:
     """Draws the initial parameters and the order of the documents."""
     log_interval: int = 10
     """Steps per line of metrics; a line holds their mean."""
+    sample_interval: int = 100
+    """Steps between measures of the memory, such as its recall; 0 for none."""
     evaluation_interval: int = 1000
     """Steps between measures of validation perplexity; 0 for none."""
     evaluation_tokens: int = 131_072
@@ -93,7 +95,7 @@ class TrainConfig:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, must be 1 or more")
-        for name in ("seed", "evaluation_interval"):
+        for name in ("seed", "sample_interval", "evaluation_interval"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}, must be 0 or more")
         if self.evaluation_interval and self.evaluation_tokens < 2 * self.batch:
@@ -136,6 +138,7 @@ _AT_LEAST_ONE: Final = (
 _MAY_CHANGE: Final = (
     "accumulation",
     "steps",
+    "sample_interval",
     "checkpoint_interval",
     "checkpoints_kept",
     "mesh",

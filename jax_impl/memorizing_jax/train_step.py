@@ -20,6 +20,7 @@ from memorizing_jax import (
     sharding,
 )
 from memorizing_jax.config import ModelConfig
+from memorizing_jax.errors import InputError
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
 
@@ -75,6 +76,7 @@ class Metrics:
     Attributes:
       nats: []; loss of all predicted tokens together.
       num_predicted: []; how many those are.
+      finite_rows: [batch]; rows whose loss is finite.
       gradient_norm: []; of all gradients together, before clipping.
       learning_rate: [].
       gates: by memory layer, [num_heads]; 1 reads the memory alone (GATE-3).
@@ -83,6 +85,7 @@ class Metrics:
 
     nats: jax.Array
     num_predicted: jax.Array
+    finite_rows: jax.Array
     gradient_norm: jax.Array
     learning_rate: jax.Array
     gates: dict[int, jax.Array]
@@ -109,7 +112,7 @@ def loss_and_gradients(
     segments: Segments,
     config: ModelConfig,
     parts: int = 1,
-) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite], Parameters]:
+) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite, jax.Array], Parameters]:
     """Returns the loss of one segment of every row, and its gradients.
 
     The gradients are those of the mean over all predicted tokens. No gradient
@@ -123,8 +126,8 @@ def loss_and_gradients(
       parts: in how many parts to read the rows, one after the other.
 
     Returns:
-      Total nats, number of predicted tokens, the next state and what checked search
-      refuses; and the gradients.
+      Total nats, number of predicted tokens, the next state, what checked search
+      refuses and which rows have a finite loss; and the gradients.
     """
     family = families.of(config)
     state = family.reset(state, segments.start_of_document)
@@ -136,7 +139,8 @@ def loss_and_gradients(
         nats, _ = loss.total(found.logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
         bad = {layer: what.not_finite for layer, what in found.retrieved.items()}
-        return nats / count, (nats, found.caches, found.pairs, bad)
+        finite = loss.finite_rows(found.logits, segments.targets, segments.num_targets)
+        return nats / count, (nats, found.caches, found.pairs, bad, finite)
 
     def of_rows(state: model.State, segments: Segments) -> Any:
         (_, (nats, *rest)), gradients = jax.value_and_grad(share, has_aux=True)(
@@ -145,14 +149,14 @@ def loss_and_gradients(
         return (nats, sharding.constrain_parameters(gradients)), rest
 
     if parts == 1:
-        (nats, gradients), (caches, pairs, bad) = of_rows(state, segments)
+        (nats, gradients), (caches, pairs, bad, finite) = of_rows(state, segments)
     else:
-        (nats, gradients), (caches, pairs, bad) = accumulation.accumulate(
+        (nats, gradients), (caches, pairs, bad, finite) = accumulation.accumulate(
             of_rows, parts, state, segments
         )
-        caches, pairs = accumulation.joined((caches, pairs))
+        caches, pairs, finite = accumulation.joined((caches, pairs, finite))
     after = family.insert(state, caches, pairs, segments.num_tokens, config)
-    return (nats, predicted, after, bad), gradients
+    return (nats, predicted, after, bad, finite), gradients
 
 
 def train_step(
@@ -162,13 +166,14 @@ def train_step(
     measured, gradients = loss_and_gradients(
         run.parameters, run.model, segments, config.model, config.accumulation
     )
-    nats, predicted, new_state, not_finite = measured
+    nats, predicted, new_state, not_finite, finite_rows = measured
     updated, optimizer_state = optimizer.update(
         config.optimizer, gradients, run.optimizer, run.parameters
     )
     metrics = Metrics(
         nats=nats,
         num_predicted=predicted,
+        finite_rows=finite_rows,
         gradient_norm=optax.tree.norm(gradients),
         learning_rate=optimizer.learning_rate(config.optimizer, run.step),
         gates={
@@ -191,10 +196,20 @@ def jitted(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the step for a mesh, to be called under `jax.set_mesh(mesh)`.
 
     `run` is donated, and what comes back is divided as it was.
+
+    Raises:
+      InputError: the rows of a part do not divide over the mesh.
     """
+    rows, shards = config.batch // config.accumulation, mesh.shape[sharding.DATA]
+    if rows % shards:
+        raise InputError(
+            f"a batch of {config.batch} rows in {config.accumulation} parts "
+            f"(accumulation) has {rows} rows a part, which {shards} shards of the mesh "
+            "axis data do not divide; choose a larger batch, or fewer parts or shards"
+        )
     shapes = jax.eval_shape(functools.partial(init, config))
     run = sharding.shardings(shapes, mesh)
-    segments = {"segments": jax.eval_shape(functools.partial(_no_segments, config))}
+    segments = {"segments": jax.eval_shape(functools.partial(no_segments, config))}
     return jax.jit(
         functools.partial(train_step, config=config),
         in_shardings=(run, sharding.shardings(segments, mesh)["segments"]),
@@ -203,7 +218,8 @@ def jitted(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
     )
 
 
-def _no_segments(config: TrainConfig) -> Segments:
+def no_segments(config: TrainConfig) -> Segments:
+    """Returns rows without a token, of the shapes that every step takes."""
     of_row = jnp.zeros(config.batch, jnp.int32)
     tokens = jnp.zeros((config.batch, config.model.segment_length), jnp.int32)
     return Segments(tokens, tokens, of_row > 0, of_row, of_row)

@@ -1,5 +1,7 @@
 """Small things that several tests draw on."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +94,10 @@ def draw_stream():
     starts = [[1, 1, 1], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
     counts = [[7, 7, 4], [7, 5, 7], [7, 7, 0], [7, 2, 7]]
     return draw_tokens(SMALL, 4, 3), np.array(starts, bool), np.array(counts)
+
+
+def latest(output):
+    """Returns the step of the newest checkpoint that is complete, or 0."""
+    folder = output / "checkpoints"
+    names = os.listdir(folder) if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)

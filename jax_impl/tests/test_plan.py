@@ -1,13 +1,25 @@
 """Plans: the paper's step through the TPU compiler, and how they are told."""
 
 import dataclasses
+import functools
 import json
+import math
 import re
 
 import jax
 import pytest
 
-from memorizing_jax import chips, parameters, plan, plan_report, presets
+from memorizing_jax import (
+    chips,
+    parameters,
+    plan,
+    plan_report,
+    presets,
+    program_costs,
+    sharding,
+    tpu_compiler,
+    train_step,
+)
 from memorizing_jax.__main__ import main
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.errors import InputError
@@ -58,6 +70,38 @@ def test_presets_have_the_sizes_of_the_paper(preset, expected):
     assert config.batch * sizes.segment_length == 2**17
     for memory_size in (8192, 65_536, 131_072, 262_144):
         assert sizes.replace(memory_size=memory_size).remembers
+
+
+def test_the_papers_step_compiles_for_a_tpu():
+    """For four chips of v5e, with two rows each: what breaks on TPUs breaks here."""
+    pytest.importorskip("libtpu")
+    config = dataclasses.replace(presets.base(), batch=8)
+    mesh = sharding.make_mesh(config.mesh, tpu_compiler.devices("v5e:2x2"))
+    run = jax.eval_shape(functools.partial(train_step.init, config))
+    compiled = plan.trace(config, run, mesh).lower().compile()
+    text, analysis = compiled.as_text(), compiled.memory_analysis()
+    made = re.findall(r"= \(?(\w+)\[([\d,]+)\]\S* (\w[\w-]*)\(", text)
+    assert len(made) > 100
+    # Two rows, eight heads, 512 queries: nothing has a number for each and each slot.
+    all_scores = 2 * 8 * 512 * 8192
+    sizes = [math.prod(map(int, shape.split(","))) for _, shape, _ in made]
+    assert max(sizes) < all_scores
+    # The memory is handed through, and no second one is made.
+    keys = ("bf16", "2,8,8192,128")
+    assert {o for *what, o in made if tuple(what) == keys} >= {"parameter"}
+    assert (*keys, "copy") not in made
+    assert analysis.alias_size_in_bytes > 0.99 * analysis.argument_size_in_bytes
+    assert analysis.temp_size_in_bytes < 8 * GIB
+    # Parameters are gathered in bfloat16 three times, for what comes forth, once more
+    # and back; their gradients are summed in float32. Of memories nothing travels.
+    found = program_costs.costs(text)
+    count = sum(array.size for array in run.parameters.values())
+    kinds = {"all-gather", "all-reduce", "reduce-scatter", "collective-permute"}
+    assert "all-gather" in found.collectives
+    assert set(found.collectives) <= kinds
+    assert found.open_loops == 0
+    received = sum(size for _, size in found.collectives.values())
+    assert received < (3 * 2 + 2 * 4) * count
 
 
 def test_operations_by_hand():

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,7 +11,9 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import latest
 
+from memorizing_jax import parameter_files
 from memorizing_jax.__main__ import main
 
 # Checkpoints so frequent that kills fall into them, lines and validations between.
@@ -26,6 +27,7 @@ SETTINGS = (
     "--log-interval=4",
     "--evaluation-interval=6",
     "--evaluation-tokens=60",
+    "--sample-interval=7",
     "--checkpoint-interval=5",
     "--quiet",
 )
@@ -46,7 +48,8 @@ def outcome(output):
     text = (output / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     for line in lines:
-        line.pop("tokens_per_second", None)
+        for timing in ("tokens_per_second", "input_wait"):
+            line.pop(timing, None)
     return lines, safetensors.numpy.load_file(output / "parameters.safetensors")
 
 
@@ -86,13 +89,6 @@ def test_killed_at_random_moments(dataset, tmp_path, never_stopped):
     assert_equal(outcome(output), never_stopped)
 
 
-def latest(output):
-    """Returns the step of the newest checkpoint that is complete, or 0."""
-    folder = output / "checkpoints"
-    names = os.listdir(folder) if folder.exists() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
-
-
 @pytest.mark.rule("CKP-1")
 def test_asked_to_stop(dataset, tmp_path, never_stopped):
     """SIGTERM ends it after a checkpoint, with a word on how to go on."""
@@ -124,6 +120,18 @@ def test_continued_from_an_earlier_checkpoint(dataset, tmp_path, never_stopped):
     gc.collect()
     assert train(dataset, output, "--resume", "--step=20") == 0
     assert_equal(outcome(output), never_stopped)
+
+
+def test_checkpoints_in_another_place(dataset, tmp_path, never_stopped):
+    """The run remembers where, and all that reads its checkpoints looks there."""
+    output, elsewhere = tmp_path / "run", tmp_path / "bucket" / "run"
+    assert train(dataset, output, "--steps=20", f"--checkpoints={elsewhere}") == 0
+    assert {path.name for path in elsewhere.iterdir()} == {"15", "20"}
+    assert not (output / "checkpoints").exists()
+    assert parameter_files.load_run(output).step == 20
+    assert train(dataset, output, "--resume") == 0
+    assert_equal(outcome(output), never_stopped)
+    assert {path.name for path in elsewhere.iterdir()} == {"35", "40"}
 
 
 @pytest.mark.rule("CKP-2")
