@@ -26,6 +26,7 @@ from memorizing_jax import attention, bucketed_search, search, sharding
 from memorizing_jax import index as indices
 from memorizing_jax import memory as memories
 from memorizing_jax.config import SearchEngine
+from memorizing_jax.errors import InputError
 from memorizing_jax.memory import Memory
 from memorizing_jax.search import Found
 from memorizing_jax.sharding import DATA, MEMORY, MODEL
@@ -138,8 +139,9 @@ def attend(
         # The search knows the largest score of all shards, but for rounding.
         best = jnp.where(found.slots[..., :1] >= 0, found.scores[..., :1], 0.0)
         peak = best * jnp.abs(attention_scale)[None, :, None, None]
+        # Masked before, not after: what overflows has no gradient, not even of 0.
+        logits = jnp.where(slots >= 0, logits, -jnp.inf)
         weights = jnp.exp(logits - jax.lax.stop_gradient(peak))
-        weights = jnp.where(slots >= 0, weights, 0.0)
         output = jnp.einsum("bhqn,bhqnd->bhqd", weights.astype(values.dtype), values)
         total, output, weights = jax.lax.psum(
             (weights.sum(axis=-1, keepdims=True), output, weights), MEMORY
@@ -150,12 +152,7 @@ def attend(
 
     return jax.shard_map(
         summed,
-        in_specs=(
-            _POSITIONS,
-            _specs(memory, mesh),
-            _NEIGHBORS,
-            P(MODEL),
-        ),
+        in_specs=(_POSITIONS, _specs(memory, mesh), _NEIGHBORS, P(MODEL)),
         out_specs=(_POSITIONS, _NEIGHBORS),
     )(queries, jax.lax.stop_gradient(memory), found, attention_scale)
 
@@ -238,5 +235,11 @@ def _gathered(candidates: jax.Array) -> jax.Array:
 
 
 def _specs(memory: Memory, mesh: AbstractMesh) -> Any:
+    shards = mesh.shape[MEMORY]
+    if memory.memory_size % shards:
+        raise InputError(
+            f"memory_size is {memory.memory_size}, which {shards} shards of the mesh "
+            "axis memory do not divide; choose a multiple, or another --mesh.memory"
+        )
     of_state = sharding.specs({"model": {"memories": (memory,)}}, mesh)
     return of_state["model"]["memories"][0]

@@ -200,8 +200,8 @@ def _rule(name: str) -> tuple[Axis, ...]:
 
 def _spec(name: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     axes = _rule(name)
-    # optax keeps an array of one element, a layer, where it needs none.
-    axes = () if tuple(shape[-1:]) == (1,) else axes
+    if name.startswith("optimizer/") and tuple(shape[-1:]) == (1,):
+        axes = ()  # optax keeps an array of one element, a layer, where it needs none.
     if len(axes) > len(shape):
         raise LookupError(f"the rule for {name!r} has more axes than {tuple(shape)}")
     whole = len(shape) - len(axes)
