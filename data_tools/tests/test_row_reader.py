@@ -151,7 +151,11 @@ def test_rows_do_not_depend_on_the_number_of_workers(lengths, batch, **options):
         if expected is None:
             assert found == [None] * len(parts)
             return
-        for name, value in vars(expected).items():
+        arrays = dict(vars(expected))
+        total = arrays.pop("total_tokens")
+        assert total == expected.num_tokens.sum()
+        assert [part.total_tokens for part in found] == [total] * len(parts)
+        for name, value in arrays.items():
             joined = np.concatenate([getattr(part, name) for part in found])
             assert np.array_equal(joined, value)
         if step == 4:  # Go on with as many workers as rows.
