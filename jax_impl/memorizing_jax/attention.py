@@ -5,6 +5,8 @@ and pairs are laid out head by head, as the memory is, and products may be taken
 in bfloat16, with logits and softmax in float32.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,15 +186,18 @@ def _known_products(
     return scores
 
 
+_Pull = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
 def _known_products_forward(
     queries: jax.Array, keys: jax.Array, scores: jax.Array
-) -> tuple[jax.Array, jax.tree_util.Partial]:
+) -> tuple[jax.Array, _Pull]:
     del scores
     return jax.vjp(_products, queries, keys)
 
 
 def _known_products_backward(
-    pull: jax.tree_util.Partial, cotangent: jax.Array
+    pull: _Pull, cotangent: jax.Array
 ) -> tuple[jax.Array, None, None]:
     return pull(cotangent)[0], None, None
 
