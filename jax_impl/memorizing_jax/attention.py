@@ -6,6 +6,7 @@ in bfloat16, with logits and softmax in float32.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,18 +187,15 @@ def _known_products(
     return scores
 
 
-_Pull = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-
-
 def _known_products_forward(
     queries: jax.Array, keys: jax.Array, scores: jax.Array
-) -> tuple[jax.Array, _Pull]:
+) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
     del scores
     return jax.vjp(_products, queries, keys)
 
 
 def _known_products_backward(
-    pull: _Pull, cotangent: jax.Array
+    pull: Callable[[jax.Array], Any], cotangent: jax.Array
 ) -> tuple[jax.Array, None, None]:
     return pull(cotangent)[0], None, None
 
