@@ -2,8 +2,8 @@
 
 `python -m memorizing_jax.bench` runs all; name some to run those. Every table is
 printed as soon as it is complete, and written to the output folder as JSON and a plot.
-Two idle cores take half an hour for all of it, most of that for a million pairs:
-`--sizes 8192 65536` takes ten minutes.
+Two cores take twenty minutes for all of it, most of that to build indexes of a million
+pairs: `--sizes 8192 65536` takes seven.
 """
 
 import argparse

@@ -28,26 +28,39 @@ def bars(path: Path, rows: Sequence[Row]) -> None:
 def recall_and_time(path: Path, rows: Sequence[Row]) -> None:
     """Draws recall against time of every search: sizes across, kinds of keys down."""
     import matplotlib.figure
+    import matplotlib.lines
 
     sizes = sorted({row["memory_size"] for row in rows})
     kinds = sorted({(row["keys"], row["head_dim"]) for row in rows})
     figure = matplotlib.figure.Figure(
         figsize=(3.4 * len(sizes), 2.6 * len(kinds)), layout="constrained"
     )
-    grid = figure.subplots(len(kinds), len(sizes), squeeze=False)
+    grid = figure.subplots(len(kinds), len(sizes), squeeze=False, sharex=True)
+    names = dict.fromkeys(row["name"] for row in rows if row["recall"] is not None)
+    colors = {name: f"C{i}" for i, name in enumerate(names)}
     for i, (kind, head_dim) in enumerate(kinds):
         for j, size in enumerate(sizes):
             ax = grid[i][j]
-            for row in rows:
-                of_panel = row["keys"], row["head_dim"], row["memory_size"]
-                if of_panel == (kind, head_dim, size) and row["recall"] is not None:
-                    ax.plot(row["ratio"], row["recall"], "o", markersize=4)
-                    where = (row["ratio"], row["recall"])
-                    ax.annotate(row["name"], where, fontsize=7)
+            of_panel = [
+                row
+                for row in rows
+                if (row["keys"], row["head_dim"], row["memory_size"])
+                == (kind, head_dim, size)
+            ]
+            for row in of_panel:
+                if row["recall"] is not None:
+                    color = colors[row["name"]]
+                    ax.plot(row["ratio"], row["recall"], "o", color=color, alpha=0.7)
             ax.axvline(1.0, color="gray", linewidth=0.5)
             ax.set_xscale("log")
             ax.set_ylim(0.0, 1.1)
             ax.set_title(f"{kind} keys, D = {head_dim}, M = {size:,}", fontsize=9)
+            ax.set_visible(bool(of_panel))
+    marks = [
+        matplotlib.lines.Line2D([], [], marker="o", linestyle="", color=color)
+        for color in colors.values()
+    ]
+    figure.legend(marks, colors, loc="outside upper center", ncols=5, fontsize=8)
     figure.supxlabel("time / plain matrix product", fontsize=9)
     figure.supylabel("recall@32", fontsize=9)
     figure.savefig(path, dpi=80)
