@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
-from memorizing_jax import memory as memories
+from memorizing_jax import attention
 from memorizing_jax.memory import Memory
+from memorizing_jax.search import Found
 
 
 def fold(
@@ -76,29 +77,20 @@ def local_part(
 def memory_part(
     queries: Float[Array, "batch folded num_key_value_heads head_dim"],
     memory: Memory,
-    slots: Int[Array, "batch num_key_value_heads folded top_k"],
+    found: Found,
 ) -> Part:
     """Returns retrieved pairs; queries are rotated by `memory_distance` (PRE-2).
 
     Gradient reaches the queries, never what is stored (MEM-8).
     """
-    found = slots >= 0
-    # Replaced, not multiplied: a slot that was not found may hold anything (MEM-11).
-    keys, values = (
-        jnp.where(
-            found[..., None],
-            memories.gather(jax.lax.stop_gradient(stored), slots),
-            0,
-        ).astype(queries.dtype)
-        for stored in (memory.keys, memory.values)
+    scale = jnp.full(queries.shape[2], 1.0 / math.sqrt(queries.shape[-1]))
+    logits, values = attention.neighbors(
+        queries, memory, found.slots, scale, found.scores
     )
     # b: batch, q: folded query, n: neighbor, h: key-value head, d: head_dim
-    score = jnp.einsum(
-        "bqhd,bhqnd->bhqn", queries, keys, preferred_element_type=jnp.float32
-    )
     return Part(
-        score / math.sqrt(queries.shape[-1]),
-        found,
+        logits,
+        found.slots >= 0,
         lambda weights: jnp.einsum(
             "bhqn,bhqnd->bqhd", weights.astype(values.dtype), values
         ),
@@ -107,12 +99,15 @@ def memory_part(
 
 def attend(
     parts: Sequence[Part],
-) -> tuple[jax.Array, list[Float[Array, "batch num_key_value_heads folded pairs"]]]:
+) -> tuple[
+    list[Float[Array, "batch folded num_key_value_heads head_dim"]],
+    list[Float[Array, "batch num_key_value_heads folded pairs"]],
+]:
     """Reads all parts under one softmax (PRE-5).
 
     Returns:
-      What each query reads, `[batch, folded, num_key_value_heads, head_dim]`, zeros
-      where nothing exists (GATE-2); and the weights, part by part.
+      What each query reads, zeros where nothing exists (GATE-2), and the weights; both
+      part by part.
     """
     # Finite, so that no infinity minus infinity enters the gradient.
     lowest = jnp.finfo(jnp.float32).min
@@ -127,7 +122,6 @@ def attend(
     total = functools.reduce(jnp.add, totals)
     total = jnp.where(total > 0.0, total, 1.0)
     each = [part.read(some) for part, some in zip(parts, weights, strict=True)]
-    read = functools.reduce(jnp.add, each)
     # After the sum over pairs, of which there are more than components.
-    output = read / total.swapaxes(1, 2).astype(read.dtype)
-    return output, [some / total for some in weights]
+    outputs = [read / total.swapaxes(1, 2).astype(read.dtype) for read in each]
+    return outputs, [some / total for some in weights]

@@ -92,24 +92,36 @@ def attend(
         values,
         context.mask,
     )
-    found = None
+
+    def by_head(x: jax.Array) -> jax.Array:
+        return llama_attention.unfold(x, config.num_heads)
+
     if memory is None:
-        output, _ = llama_attention.attend([local])
+        (output,), _ = llama_attention.attend([local])
+        output, from_memory, found = by_head(output), jnp.zeros_like(queries), None
     else:
         turned = rotary.rotate(queries, context.to_memory)
         part, slots = retrieve(turned, memory, config)
         if config.combination == "joint":
-            output, (_, weights) = llama_attention.attend([local, part])
+            outputs, (_, weights) = llama_attention.attend([local, part])
         else:
-            from_memory, (weights,) = llama_attention.attend([part])
-            output, _ = llama_attention.attend([local])
-        found = _by_query_head(slots, weights, turned, memory, config)
-    output = llama_attention.unfold(output, config.num_heads)
-    if "gate_bias" in layer:
-        read = jnp.zeros_like(output)
-        if memory is not None:
-            read = llama_attention.unfold(from_memory, config.num_heads)
-        output = attention.combine(read, output, layer["gate_bias"])
+            alone = [llama_attention.attend([each]) for each in (local, part)]
+            outputs, weights = [o for (o,), _ in alone], alone[1][1][0]
+        output, from_memory = map(by_head, outputs)
+        found = Retrieved(
+            slots=by_head(slots.swapaxes(1, 2)).swapaxes(1, 2),
+            weights=by_head(weights.swapaxes(1, 2)).swapaxes(1, 2),
+            not_finite=search.first_not_finite(turned, memory)
+            if config.checked
+            else None,
+            queries=turned,
+            memory_output=from_memory,
+            local_output=output,
+        )
+    if config.combination == "joint":
+        output = output + from_memory
+    elif "gate_bias" in layer:
+        output = attention.combine(from_memory, output, layer["gate_bias"])
     return output, found
 
 
@@ -121,31 +133,14 @@ def retrieve(
     """Searches the memory for each query head's neighbors (PRE-1, PRE-2)."""
     folded = llama_attention.fold(queries, config.num_key_value_heads)
     with jax.named_scope("search"):
-        slots = search.find(
+        found = search.find(
             folded,
             memory,
             top_k=config.top_k,
             engine=config.search,
             recall_target=config.recall_target,
-        ).slots
-    return llama_attention.memory_part(folded, memory, slots), slots
-
-
-def _by_query_head(
-    slots: jax.Array,
-    weights: jax.Array,
-    queries: jax.Array,
-    memory: Memory,
-    config: LlamaConfig,
-) -> Retrieved:
-    """Returns what was retrieved as `model` does, head by head of the queries."""
-
-    def lay_out(x: jax.Array) -> jax.Array:
-        by_head = llama_attention.unfold(x.swapaxes(1, 2), config.num_heads)
-        return by_head.swapaxes(1, 2)
-
-    bad = search.first_not_finite(queries, memory) if config.checked else None
-    return Retrieved(lay_out(slots), lay_out(weights), bad)
+        )
+    return llama_attention.memory_part(folded, memory, found), found.slots
 
 
 def project(
