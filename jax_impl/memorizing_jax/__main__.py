@@ -1,4 +1,4 @@
-"""`python -m memorizing_jax train | evaluate | generate`."""
+"""`python -m memorizing_jax train | evaluate | generate | plan`."""
 
 import argparse
 import contextlib
@@ -15,6 +15,7 @@ from memorizing_data.token_files import TokenFileError
 from memorizing_jax import hosts
 from memorizing_jax.commands import Command, Evaluate, Generate, Train
 from memorizing_jax.errors import InputError
+from memorizing_jax.plan_command import Plan
 from memorizing_jax.presets import PRESETS
 from memorizing_jax.run_folder import RunFolder
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _parse(arguments: Sequence[str]) -> Command:
+def _parse(arguments: Sequence[str]) -> Command | Plan:
     """Returns the command that the arguments ask for.
 
     Raises:
@@ -54,6 +55,7 @@ def _parse(arguments: Sequence[str]) -> Command:
         Annotated[Train, tyro.conf.subcommand("train", default=default)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Plan, tyro.conf.subcommand("plan")]
     )
     shown = io.StringIO()
     try:
@@ -79,11 +81,12 @@ def _parse(arguments: Sequence[str]) -> Command:
 def _train_defaults(arguments: Sequence[str]) -> Train:
     """Returns the settings that `train` begins with, before any flag changes them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", choices=PRESETS, default="demo")
+    parser.add_argument("--preset", default="demo")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--output", type=Path)
     known, _ = parser.parse_known_args(arguments)
-    config, checkpoints = PRESETS[known.preset](), None
+    config = PRESETS.get(known.preset, PRESETS["demo"])()
+    checkpoints = None
     if known.resume and known.output is not None:
         folder = RunFolder(known.output)
         if folder.config.exists():

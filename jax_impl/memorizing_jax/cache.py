@@ -26,10 +26,20 @@ class Cache:
 
 
 def empty(
-    batch: int, cache_length: int, num_heads: int, head_dim: int, dtype: str
+    batch: int,
+    cache_length: int,
+    num_heads: int,
+    head_dim: int,
+    dtype: str,
+    num_layers: int = 1,
 ) -> Cache:
-    """Returns a cache of zeros; the model's `num_cached` says that none count."""
-    shape = (batch, cache_length, num_heads, head_dim)
+    """Returns a cache of zeros; the model's `num_cached` says that none count.
+
+    That of several layers has one more axis, in front.
+    """
+    shape: tuple[int, ...] = (batch, cache_length, num_heads, head_dim)
+    if num_layers > 1:
+        shape = (num_layers, *shape)
     return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 

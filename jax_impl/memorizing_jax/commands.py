@@ -31,7 +31,7 @@ class Train:
     config: tyro.conf.OmitArgPrefixes[TrainConfig]
     checkpoints: str | None = None
     """Folder for the checkpoints, if not in --output; gs://bucket/folder will do."""
-    preset: Literal["tiny", "demo", "base"] = "demo"
+    preset: Literal["tiny", "demo", "base", "1b", "8b"] = "demo"
     """Settings to begin with; --help shows those of the one given."""
     resume: bool = False
     """Continue the run in --output, with its settings where none are given."""

@@ -48,6 +48,9 @@ class ModelConfig:
     """How pairs are stored (MEM-10)."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations; parameters, norms and softmaxes stay float32."""
+    rematerialize: bool = False
+    """Keep only the input of each layer for the backward pass, and what was retrieved;
+    compute the rest again: about a third more time, for far less memory."""
     search: SearchEngine = "bucketed"
     """How neighbors are found."""
     recall_target: float = 0.98

@@ -29,7 +29,7 @@ class DecodeState:
     Attributes:
       position: [batch]; tokens of its segment that each row has read.
       num_visible: [batch]; newest positions of `caches` that a query may see.
-      caches: one per layer, `cache_length + segment_length` positions.
+      caches: as in `model.State`, of `cache_length + segment_length` positions.
       memories: as in `model.State`, as of each row's last complete segment.
     """
 
@@ -47,22 +47,21 @@ def init_decode_state(config: ModelConfig, batch: int) -> DecodeState:
 def from_segments(state: model.State, config: ModelConfig) -> DecodeState:
     """Returns the state to decode from after whole segments, such as of a prompt."""
     batch = state.num_cached.shape[0]
-
-    def blank() -> Cache:
-        heads, dim = config.num_heads, config.head_dim
-        length, dtype = config.segment_length, config.compute_dtype
-        return caches.empty(batch, length, heads, dim, dtype)
-
-    def widen(cache: Cache) -> Cache:
-        # The newest positions are on the right, so what is blank comes first.
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), blank(), cache)
-
+    heads, dim, length = config.num_heads, config.head_dim, config.segment_length
     # Without a cache between segments, the segment's own part is all there is.
-    widened = tuple(widen(cache) for cache in state.caches)
+    widened = tuple(
+        caches.empty(batch, length, heads, dim, config.compute_dtype, len(group))
+        for group in parameters.groups(config)
+    )
+    if state.caches:
+        # The newest positions are on the right, so what is blank comes first.
+        widened = jax.tree.map(
+            lambda *parts: jnp.concatenate(parts, axis=-3), widened, state.caches
+        )
     return DecodeState(
         position=jnp.zeros(batch, jnp.int32),
         num_visible=state.num_cached,
-        caches=widened or tuple(blank() for _ in range(config.num_layers)),
+        caches=widened,
         memories=state.memories,
     )
 
@@ -72,7 +71,7 @@ def to_segments(state: DecodeState, config: ModelConfig) -> model.State:
 
     Every row must stand at the end of a segment, with `position` 0.
     """
-    newest = jax.tree.map(lambda x: x[:, config.segment_length :], state.caches)
+    newest = jax.tree.map(lambda x: x[..., config.segment_length :, :, :], state.caches)
     return model.State(
         num_cached=state.num_visible,
         caches=newest if config.cache_length else (),
@@ -90,7 +89,7 @@ def decode_step(
     """Reads one token of every row.
 
     Args:
-      params: float32, named as in `parameters.shapes`.
+      params: float32, in either layout of `parameters`.
       state: what the step before returned. Donate it where the call is jitted.
       token: the next token of each row's document.
       start_of_document: rows whose token opens a document; their segments are counted
@@ -108,20 +107,19 @@ def decode_step(
     x = model.embed(params, token[:, None], dtype)
     one = jnp.ones_like(position)
     new_caches, new_memories = [], []
-    for i in range(config.num_layers):
-        layer = parameters.of_layer(params, i)
-        memory = None
+    for cache, group in zip(state.caches, parameters.groups(config), strict=True):
+        i = group[0]
         if i in config.memory_layers and state.memories:
             stored = state.memories[config.memory_layers.index(i)]
             memory = memory_shards.reset(stored, start_of_document)
+            layer = parameters.of_layer(params, i)
+            x, keys, values, _ = model.read_layer(layer, x, cache, memory, mask, config)
             new_memories.append(memory)
-        normed = model.rms_norm(x, layer["attention_norm_gain"])
-        update, keys, values, _ = model.attention_layer(
-            layer, normed, state.caches[i], memory, mask, config
-        )
-        x = x + update
-        x = x + model.mlp(layer, model.rms_norm(x, layer["mlp_norm_gain"]))
-        new_caches.append(caches.append(state.caches[i], keys, values, one))
+            new_caches.append(caches.append(cache, keys, values, one))
+        else:
+            x, grown = model.read_group(params, group, x, cache, mask, one, config)
+            assert grown is not None
+            new_caches.append(grown)
     new_state = DecodeState(
         position=position + 1,
         num_visible=num_visible + 1,
@@ -140,24 +138,22 @@ def _complete(state: DecodeState, read: jax.Array, config: ModelConfig) -> Decod
     # A row whose segment goes on inserts nothing yet. Cheaper than a branch, which
     # would copy the memory.
     count = memories.wait_for(jnp.where(complete, config.segment_length, 0), read)
-    few = jnp.minimum(state.num_visible, config.cache_length)
+    kept = config.cache_length
+    few = jnp.minimum(state.num_visible, kept)
+    # A memory layer is a group of its own.
+    of_memory_layers = [
+        cache
+        for cache, group in zip(state.caches, parameters.groups(config), strict=True)
+        if group[0] in config.memory_layers and state.memories
+    ]
     return DecodeState(
         position=jnp.where(complete, 0, state.position),
         num_visible=jnp.where(complete, few, state.num_visible),
         caches=state.caches,
         memories=tuple(
             memory_shards.insert(
-                memory,
-                state.caches[layer].keys[:, config.cache_length :],
-                state.caches[layer].values[:, config.cache_length :],
-                count,
+                memory, cache.keys[:, kept:], cache.values[:, kept:], count
             )
-            for memory, layer in zip(
-                state.memories, _layers(state, config), strict=True
-            )
+            for memory, cache in zip(state.memories, of_memory_layers, strict=True)
         ),
     )
-
-
-def _layers(state: DecodeState, config: ModelConfig) -> tuple[int, ...]:
-    return config.memory_layers if state.memories else ()

@@ -6,14 +6,21 @@ int32, good for documents of two billion tokens.
 """
 
 import dataclasses
+from typing import Final, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from memorizing_jax import index as indices
 from memorizing_jax.config import SearchEngine
 from memorizing_jax.index import Index
+
+Kept = TypeVar("Kept")
+
+# What `jax.checkpoint` keeps of a layer that has a memory.
+RETRIEVED: Final = "retrieved"
 
 
 @jax.tree_util.register_dataclass
@@ -150,4 +157,12 @@ def gather(
     first = jnp.arange(batch * num_heads, dtype=jnp.int32) * memory_size
     index = jnp.maximum(slots, 0) + first.reshape(batch, num_heads, 1, 1)
     flat = stored.reshape(batch * num_heads * memory_size, head_dim)
-    return flat.at[index].get(mode="promise_in_bounds")
+    return keep(flat.at[index].get(mode="promise_in_bounds"))
+
+
+def keep(found: Kept) -> Kept:
+    """Marks what was found in a memory, for a backward pass that computes again.
+
+    By then the memory holds the segment's own pairs, so it could not be found twice.
+    """
+    return jax.tree.map(lambda x: checkpoint_name(x, RETRIEVED), found)

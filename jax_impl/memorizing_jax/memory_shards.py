@@ -154,6 +154,7 @@ def attend(
         summed,
         in_specs=(_POSITIONS, _specs(memory, mesh), _NEIGHBORS, P(MODEL)),
         out_specs=(_POSITIONS, _NEIGHBORS),
+        check_vma=shards > 1,
     )(queries, jax.lax.stop_gradient(memory), found, attention_scale)
 
 

@@ -7,7 +7,8 @@ be approximate, and a cache or memory of length zero is no array at all.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,8 @@ class State:
 
     Attributes:
       num_cached: [batch]; filled positions of every layer's cache (LOC-3).
-      caches: one per layer; none where `cache_length` is 0.
+      caches: one per group of `parameters.groups`, those of several layers stacked
+        along a leading axis; none where `cache_length` is 0.
       memories: one per memory layer, in the order of `config.memory_layers`; none
         where `memory_size` is 0.
     """
@@ -60,21 +62,51 @@ class Retrieved(NamedTuple):
     local_output: Float[Array, "batch segment_length num_heads head_dim"]
 
 
+class Pairs(NamedTuple):
+    """What a memory layer will insert (MEM-7).
+
+    Attributes:
+      keys: normalized, as the memory keeps them.
+      values: that belong to them.
+      num_tokens: how many of each row; known when the memory has been read.
+    """
+
+    keys: Float[Array, "batch segment_length num_heads head_dim"]
+    values: Float[Array, "batch segment_length num_heads head_dim"]
+    num_tokens: Int[Array, " batch"]
+
+
+class Read(NamedTuple):
+    """What reading a segment gives.
+
+    Attributes:
+      logits: for the token that follows each position, in float32.
+      caches: for the next segment, as in `State`.
+      pairs: by memory layer, what its memory takes up.
+      retrieved: by memory layer, what it read.
+    """
+
+    logits: Float[Array, "batch segment_length vocab_size"]
+    caches: tuple[Cache, ...]
+    pairs: dict[int, Pairs]
+    retrieved: dict[int, Retrieved]
+
+
 def init_state(config: ModelConfig, batch: int, shards: int = 1) -> State:
     """Returns the state before the first segment: empty caches and memories.
 
     `shards` is the size of the mesh axis `memory`, of which an index depends.
     """
     heads, dim = config.num_heads, config.head_dim
-    num_caches = config.num_layers if config.cache_length else 0
+    groups = parameters.groups(config) if config.cache_length else ()
     num_memories = len(config.memory_layers) if config.memory_size else 0
     length, size = config.cache_length, config.memory_size
     # Each array its own buffer: the step donates them, and none twice.
     return State(
         num_cached=jnp.zeros(batch, jnp.int32),
         caches=tuple(
-            caches.empty(batch, length, heads, dim, config.compute_dtype)
-            for _ in range(num_caches)
+            caches.empty(batch, length, heads, dim, config.compute_dtype, len(group))
+            for group in groups
         ),
         memories=tuple(
             memory_shards.empty(
@@ -98,7 +130,8 @@ def forward(
     """Reads one segment of every row (MOD-1, ORD-1).
 
     Args:
-      params: float32, named as in `parameters.shapes`.
+      params: float32, in either layout of `parameters`. Groups of stacked layers
+        are scanned, those of flat ones written out one after the other.
       state: what the call for the segment before returned. Donate it where the
         call is jitted, and the memory is written in place.
       tokens: the segment; what stands behind `num_tokens` is padding (SEG-1).
@@ -111,43 +144,78 @@ def forward(
       positions mean nothing), the next state, and what each memory layer
       retrieved, by layer.
     """
+    state = reset(state, start_of_document)
+    found = read(params, state, tokens, num_tokens, config)
+    after = insert(state, found.caches, found.pairs, num_tokens, config)
+    return found.logits, after, found.retrieved
+
+
+def reset(state: State, start_of_document: Bool[Array, " batch"]) -> State:
+    """Forgets everything in the rows that open a new document (LOC-3, MEM-5)."""
+    return State(
+        num_cached=jnp.where(start_of_document, 0, state.num_cached),
+        caches=state.caches,
+        memories=tuple(
+            memory_shards.reset(memory, start_of_document) for memory in state.memories
+        ),
+    )
+
+
+def read(
+    params: Parameters,
+    state: State,
+    tokens: Int[Array, "batch segment_length"],
+    num_tokens: Int[Array, " batch"],
+    config: ModelConfig,
+) -> Read:
+    """Reads one segment of every row, and leaves the memories as they are.
+
+    The arguments are those of `forward`, the state one that was reset.
+    """
     dtype = jnp.dtype(config.compute_dtype)
     position = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     tokens = jnp.where(position[None, :] < num_tokens[:, None], tokens, 0)
-    num_cached = jnp.where(start_of_document, 0, state.num_cached)
     mask = attention.local_mask(
-        tokens.shape[1], config.local_window, config.cache_length, num_cached
+        tokens.shape[1], config.local_window, config.cache_length, state.num_cached
     )
-    new_caches, new_memories, retrieved = [], [], {}
+    new_caches, pairs, retrieved = [], {}, {}
     x = embed(params, tokens, dtype)
-    for i in range(config.num_layers):
-        layer = parameters.of_layer(params, i)
-        cache = state.caches[i] if state.caches else None
-        memory = None
+    for g, group in enumerate(parameters.groups(config)):
+        cache = state.caches[g] if state.caches else None
+        i = group[0]
         if i in config.memory_layers and state.memories:
-            stored = state.memories[config.memory_layers.index(i)]
-            memory = memory_shards.reset(stored, start_of_document)
-
-        normed = rms_norm(x, layer["attention_norm_gain"])
-        update, keys, values, found = attention_layer(
-            layer, normed, cache, memory, mask, config
-        )
-        x = x + update
-        x = x + mlp(layer, rms_norm(x, layer["mlp_norm_gain"]))
-
-        if cache is not None:
-            new_caches.append(caches.append(cache, keys, values, num_tokens))
-        if memory is not None and found is not None:
-            counts = memories.wait_for(num_tokens, update)
-            new_memories.append(memory_shards.insert(memory, keys, values, counts))
+            memory = state.memories[config.memory_layers.index(i)]
+            layer = parameters.of_layer(params, i)
+            x, keys, values, found = layer_function(config)(
+                layer, x, cache, memory, mask
+            )
+            cache = cache and caches.append(cache, keys, values, num_tokens)
+            assert found is not None
+            pairs[i] = Pairs(keys, values, memories.wait_for(num_tokens, x))
             retrieved[i] = found
+        else:
+            x, cache = read_group(params, group, x, cache, mask, num_tokens, config)
+        if cache is not None:
+            new_caches.append(cache)
+    return Read(logits_of(params, x), tuple(new_caches), pairs, retrieved)
 
-    new_state = State(
-        num_cached=jnp.minimum(config.cache_length, num_cached + num_tokens),
-        caches=tuple(new_caches),
-        memories=tuple(new_memories),
+
+def insert(
+    state: State,
+    new_caches: tuple[Cache, ...],
+    pairs: dict[int, Pairs],
+    num_tokens: Int[Array, " batch"],
+    config: ModelConfig,
+) -> State:
+    """Returns the state for the next segment: what was read enters the memories."""
+    return State(
+        num_cached=jnp.minimum(config.cache_length, state.num_cached + num_tokens),
+        caches=new_caches,
+        memories=tuple(
+            memory_shards.insert(memory, *jax.lax.stop_gradient(pairs[i]))
+            for memory, i in zip(state.memories, config.memory_layers, strict=False)
+        ),
     )
-    return logits_of(params, x), new_state, retrieved
 
 
 def embed(
@@ -156,6 +224,71 @@ def embed(
     """Returns the embeddings of tokens, unscaled (MOD-1)."""
     table = sharding.gathered(params, "embedding", dtype)
     return sharding.constrain(table[tokens], DATA, None, None)
+
+
+def read_group(
+    params: Parameters,
+    group: range,
+    x: Float[Array, "batch segment_length model_dim"],
+    cache: Cache | None,
+    mask: Bool[Array, "batch segment_length local_length"],
+    num_tokens: Int[Array, " batch"],
+    config: ModelConfig,
+) -> tuple[Float[Array, "batch segment_length model_dim"], Cache | None]:
+    """Runs a group of layers, none of which has a memory to read.
+
+    Returns:
+      The residual stream after the last of them, and what the next segment finds
+      in their caches.
+    """
+    function = layer_function(config)
+
+    def one_layer(
+        x: jax.Array, layer_and_cache: tuple[Parameters, Cache | None]
+    ) -> tuple[jax.Array, Cache | None]:
+        layer, cache = layer_and_cache
+        x, keys, values, _ = function(layer, x, cache, None, mask)
+        return x, cache and caches.append(cache, keys, values, num_tokens)
+
+    if len(group) == 1:
+        return one_layer(x, (parameters.of_layer(params, group[0]), cache))
+    stacked = parameters.of_group(params, group)
+    layers = stacked or parameters.of_group(parameters.stack(params, config), group)
+    return jax.lax.scan(one_layer, x, (layers, cache), unroll=not stacked)
+
+
+def layer_function(config: ModelConfig) -> Callable[..., Any]:
+    """Returns `read_layer` without its last argument.
+
+    With `rematerialize` the backward pass computes again what the layer computed, but
+    for what it retrieved: no memory is searched or read twice.
+    """
+    function = functools.partial(read_layer, config=config)
+    if not config.rematerialize:
+        return function
+    kept = jax.checkpoint_policies.save_only_these_names(memories.RETRIEVED)
+    return jax.checkpoint(function, policy=kept)
+
+
+def read_layer(
+    layer: Parameters,
+    x: Float[Array, "batch segment_length model_dim"],
+    cache: Cache | None,
+    memory: Memory | None,
+    mask: Bool[Array, "batch segment_length local_length"],
+    config: ModelConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array, Retrieved | None]:
+    """Runs one layer (MOD-1).
+
+    Returns:
+      The residual stream after it, and what else `attention_layer` returns.
+    """
+    normed = rms_norm(x, layer["attention_norm_gain"])
+    update, keys, values, found = attention_layer(
+        layer, normed, cache, memory, mask, config
+    )
+    x = x + update
+    return x + mlp(layer, rms_norm(x, layer["mlp_norm_gain"])), keys, values, found
 
 
 def attention_layer(
@@ -208,6 +341,7 @@ def retrieve(
             engine=config.search,
             recall_target=config.recall_target,
         )
+        found = memories.keep(found)
     with jax.named_scope("memory_attention"):
         output, weights = memory_shards.attend(
             queries, memory, found, layer["attention_scale"]

@@ -1,9 +1,15 @@
-"""From gradients to updates: clipping, Adafactor or AdamW, and the schedule."""
+"""From gradients to updates: clipping, Adafactor or AdamW, and the schedule.
+
+Parameters may be in either layout: each layer moves as if it stood alone.
+"""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from memorizing_jax import parameters as layouts
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import OptimizerConfig
 
@@ -26,7 +32,7 @@ def learning_rate(config: OptimizerConfig, step: jax.Array) -> jax.Array:
 
 def init(config: OptimizerConfig, parameters: Parameters) -> optax.OptState:
     """Returns the optimizer's state before the first update."""
-    return _make(config).init(parameters)
+    return _make(config, parameters).init(parameters)
 
 
 def update(
@@ -38,17 +44,19 @@ def update(
     """Returns the next parameters, and the optimizer's next state."""
     # optax mixes integers and floats; everything of ours runs with strict types.
     with jax.numpy_dtype_promotion("standard"):
-        updates, state = _make(config).update(gradients, state, parameters)
+        updates, state = _make(config, parameters).update(gradients, state, parameters)
     return optax.apply_updates(parameters, updates), state
 
 
-def _make(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
+def _make(
+    config: OptimizerConfig, parameters: Parameters
+) -> optax.GradientTransformationExtraArgs:
     clip = optax.clip_by_global_norm(config.clip)
 
     def rate(step: jax.Array) -> jax.Array:
         return learning_rate(config, step)
 
-    if config.optimizer == "adamw":
+    if config.optimizer == "adamw":  # Number by number, so layers cannot mix.
         update = optax.adamw(
             rate,
             b1=config.momentum,
@@ -59,19 +67,42 @@ def _make(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
         return optax.chain(clip, update)
     # Adafactor's steps are proportional to the parameter, so that a gate that starts
     # at 0 would stay there for a hundred thousand steps. It moves as if it were 1.
-    by_group = {
-        group: optax.adafactor(
-            rate, momentum=config.momentum, multiply_by_parameter_scale=group == "other"
+    gate, other = (
+        optax.adafactor(
+            rate, momentum=config.momentum, multiply_by_parameter_scale=scales
         )
-        for group in ("gate", "other")
-    }
-    return optax.chain(clip, optax.partition(by_group, _groups))
+        for scales in (False, True)
+    )
+    parts = {name: _part(name) for name in parameters}
+    stacked = set(parts.values()) - {"gate", "other"}
+    by_part = {"gate": gate, "other": other} | dict.fromkeys(stacked, _per_layer(other))
+    return optax.chain(clip, optax.partition(by_part, parts))
+
+
+def _part(name: str) -> str:
+    """Returns which parameters a name moves with: the gates, a group, the others."""
+    if name.endswith("gate_bias"):
+        return "gate"
+    return layouts.group_of(name) or "other"
+
+
+def _per_layer(
+    transformation: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformation:
+    """Returns a transformation of stacked parameters, layer by layer.
+
+    Adafactor looks at an array as a whole: its size, its rows and columns, the
+    largest update it takes. That array is a layer's and not a stack's.
+    """
+
+    def update(
+        gradients: Any, state: optax.OptState, parameters: Any = None
+    ) -> tuple[Any, optax.OptState]:
+        return jax.vmap(transformation.update)(gradients, state, parameters)
+
+    return optax.GradientTransformation(jax.vmap(transformation.init), update)
 
 
 def _decays(parameters: Parameters) -> dict[str, bool]:
     """Tells kernels and the embedding from gains, scales and biases."""
     return {name: name.endswith(("_kernel", "embedding")) for name in parameters}
-
-
-def _groups(parameters: Parameters) -> dict[str, str]:
-    return {n: "gate" if n.endswith("gate_bias") else "other" for n in parameters}

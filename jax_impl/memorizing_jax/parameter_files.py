@@ -120,7 +120,8 @@ def load_run(path: Path, step: int | None = None) -> Trained:
         found, step = checkpoints.restore_parameters(step, shapes)
     finally:
         checkpoints.close()
-    return Trained(found, config.model, saved["tokenizer"], step)
+    flat = parameters.unstack(found)
+    return Trained(flat, config.model, saved["tokenizer"], step)
 
 
 def check_tokenizer(trained: Trained, other: Mapping[str, Any], name: object) -> None:

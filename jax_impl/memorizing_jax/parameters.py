@@ -1,10 +1,14 @@
 """Names, shapes and initial values of a model's parameters (MOD-3, MOD-6).
 
-Parameters are one flat dictionary, so that a checkpoint, a vector file and
-another implementation can name every array the same way.
+Parameters are one dictionary, in either of two layouts. *Flat* are the names of
+MOD-6, for files, vectors and other implementations. *Stacked* is what training
+holds: the layers of a group are one array, such as `layers.0:8.query_kernel` of
+[8, E, H, D] for layers 0 to 7, so that neither the program nor the optimizer grows
+with the model's depth.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,8 +99,71 @@ def check(parameters: Mapping[str, Any], config: ModelConfig) -> None:
 
 
 def of_layer(parameters: Parameters, i: int) -> Parameters:
-    """Returns the parameters of layer `i` under their short names."""
-    prefix = f"layers.{i}."
+    """Returns the parameters of layer `i`, unless stacked, under their short names."""
+    return _below(f"layers.{i}.", parameters)
+
+
+def of_group(parameters: Parameters, group: range) -> Parameters:
+    """Returns the stacked parameters of a group of layers, under their short names.
+
+    Nothing where the parameters are flat.
+    """
+    return _below(_prefix(group), parameters)
+
+
+def groups(config: ModelConfig) -> tuple[range, ...]:
+    """Returns the layers, in order, in groups: those between two memory layers.
+
+    A memory layer stands alone, so that its memory is written where it is.
+    """
+    result: list[range] = []
+    for i in range(config.num_layers):
+        alone = {i - 1, i} & {-1, *config.memory_layers}
+        result.append(range(i if alone else result.pop().start, i + 1))
+    return tuple(result)
+
+
+def stack(parameters: Parameters, config: ModelConfig) -> Parameters:
+    """Returns parameters in the stacked layout, whichever they have."""
+    result = dict(parameters)
+    for group in groups(config):
+        if len(group) > 1:
+            for kind in of_layer(parameters, group[0]):
+                arrays = [result.pop(f"layers.{i}.{kind}") for i in group]
+                result[_prefix(group) + kind] = jnp.stack(arrays)
+    return result
+
+
+def unstack(parameters: Parameters) -> Parameters:
+    """Returns parameters in the flat layout, whichever they have."""
+    result: Parameters = {}
+    for name, array in parameters.items():
+        if stacked := _STACKED.fullmatch(name):
+            first, last, kind = stacked.groups()
+            for i, of_one in zip(range(int(first), int(last)), array, strict=True):
+                result[f"layers.{i}.{kind}"] = of_one
+        else:
+            result[name] = array
+    return result
+
+
+def group_of(name: str) -> str:
+    """Returns the group of layers that a name is stacked over, such as `0:8`.
+
+    Empty for the name of an array that is not stacked.
+    """
+    stacked = _STACKED.fullmatch(name)
+    return "" if stacked is None else f"{stacked[1]}:{stacked[2]}"
+
+
+_STACKED = re.compile(r"layers\.(\d+):(\d+)\.(\w+)")
+
+
+def _prefix(group: range) -> str:
+    return f"layers.{group.start}:{group.stop}."
+
+
+def _below(prefix: str, parameters: Parameters) -> Parameters:
     return {
         name.removeprefix(prefix): array
         for name, array in parameters.items()

@@ -1,6 +1,6 @@
 """Settings to start from, small and real."""
 
-from typing import Final
+from typing import Any, Final
 
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.train_config import OptimizerConfig, TrainConfig
@@ -69,19 +69,59 @@ def demo() -> TrainConfig:
 
 def base() -> TrainConfig:
     """The paper's model of 200 million parameters: 32 TPU cores for days."""
+    return _of_paper(
+        num_layers=12,
+        model_dim=1024,
+        num_heads=8,
+        mlp_dim=4096,
+        memory_layers=(8,),
+    )
+
+
+def one_billion() -> TrainConfig:
+    """The paper's model of a billion parameters; the memory layer is our choice."""
+    return _of_paper(
+        num_layers=8,
+        model_dim=2048,
+        num_heads=32,
+        mlp_dim=16_384,
+        memory_layers=(5,),
+    )
+
+
+def eight_billion() -> TrainConfig:
+    """The paper's largest model; its sizes come from one write-up only.
+
+    The memory layer is our choice: like that of `base` at three quarters of the depth.
+    """
+    return _of_paper(
+        num_layers=16,
+        model_dim=4096,
+        num_heads=64,
+        mlp_dim=32_768,
+        memory_layers=(11,),
+    )
+
+
+def _of_paper(**sizes: Any) -> TrainConfig:
+    """Returns settings that all models of the paper share: 2^17 tokens a step.
+
+    Its schedule and Adafactor are the defaults of `OptimizerConfig`. Activations and
+    pairs are bfloat16, as TPUs multiply in any case.
+    """
     return TrainConfig(
         model=ModelConfig(
-            num_layers=12,
-            model_dim=1024,
-            num_heads=8,
+            vocab_size=32_000,
             head_dim=128,
-            mlp_dim=4096,
-            memory_layers=(8,),
             segment_length=512,
             local_window=512,
             cache_length=512,
             memory_size=8192,
             top_k=32,
+            compute_dtype="bfloat16",
+            memory_dtype="bfloat16",
+            rematerialize=True,
+            **sizes,
         ),
         batch=256,
         steps=500_000,
@@ -90,4 +130,10 @@ def base() -> TrainConfig:
     )
 
 
-PRESETS: Final = {preset.__name__: preset for preset in (tiny, demo, base)}
+PRESETS: Final = {
+    "tiny": tiny,
+    "demo": demo,
+    "base": base,
+    "1b": one_billion,
+    "8b": eight_billion,
+}

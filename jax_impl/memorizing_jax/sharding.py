@@ -149,6 +149,15 @@ def constrain(x: jax.Array, *axes: Axis) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*dividing))
 
 
+def constrain_parameters(tree: Any) -> Any:
+    """Tells XLA that arrays, such as gradients, are divided as the parameters are."""
+    mesh = current()
+    if mesh is None:
+        return tree
+    dividing = specs({"parameters": tree}, mesh)["parameters"]
+    return jax.lax.with_sharding_constraint(tree, dividing)
+
+
 def gathered(layer: Mapping[str, jax.Array], name: str, dtype: Any) -> jax.Array:
     """Returns a parameter as computations use it: rounded, then gathered.
 

@@ -22,6 +22,7 @@ from memorizing_jax import (
     hosts,
     memory_metrics,
     parameter_files,
+    parameters,
     search,
     sharding,
     starting,
@@ -236,5 +237,6 @@ def _save_parameters(parts: _Parts, run: Run) -> None:
             whole[name] = on_host
     if hosts.is_first():
         tokenizer, step = parts.token_files.tokenizer, int(run.step)
-        trained = Trained(whole, parts.config.model, tokenizer, step)
+        flat = parameters.unstack(whole)
+        trained = Trained(flat, parts.config.model, tokenizer, step)
         parameter_files.save(parts.folder.parameters, trained)

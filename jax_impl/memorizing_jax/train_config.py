@@ -69,6 +69,9 @@ class TrainConfig:
     """How devices divide the work."""
     batch: int = 16
     """Rows: documents read side by side, each with its own memory."""
+    accumulation: int = 1
+    """Parts that a step reads its rows in, one after the other: as many times less
+    memory for activations, and nothing else changes."""
     steps: int = 10_000
     """Steps of the whole run; each reads a segment of every row."""
     seed: int = 0
@@ -99,6 +102,22 @@ class TrainConfig:
                 f"evaluation_tokens is {self.evaluation_tokens}, must be at least "
                 f"2 for each of {self.batch} rows"
             )
+        self._check_accumulation()
+
+    def _check_accumulation(self) -> None:
+        parts = self.accumulation
+        if self.batch % parts:
+            raise InputError(
+                f"accumulation is {parts}, which does not divide the batch of "
+                f"{self.batch} rows; choose a divisor"
+            )
+        for name, refused in (("search", ("clustered", "scann")), ("checked", (True,))):
+            if parts > 1 and getattr(self.model, name) in refused:
+                raise InputError(
+                    f"accumulation is {parts}, but {name} is "
+                    f"{getattr(self.model, name)!r}, which needs all rows at once; "
+                    "choose another or set accumulation to 1"
+                )
 
     def with_vocabulary(self, vocab_size: int) -> "TrainConfig":
         """Returns these settings for a data set with `vocab_size` tokens."""
@@ -108,6 +127,7 @@ class TrainConfig:
 
 _AT_LEAST_ONE: Final = (
     "batch",
+    "accumulation",
     "steps",
     "log_interval",
     "checkpoint_interval",
@@ -115,12 +135,14 @@ _AT_LEAST_ONE: Final = (
 )
 # Settings that leave the losses of the steps already taken as they were.
 _MAY_CHANGE: Final = (
+    "accumulation",
     "steps",
     "sample_interval",
     "checkpoint_interval",
     "checkpoints_kept",
     "mesh",
     "model.checked",
+    "model.rematerialize",
 )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,8 +9,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from memorizing_jax import loss, model, optimizer, parameters, search, sharding
+from memorizing_jax import (
+    accumulation,
+    loss,
+    model,
+    optimizer,
+    parameters,
+    search,
+    sharding,
+)
 from memorizing_jax.config import ModelConfig
+from memorizing_jax.errors import InputError
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
 
@@ -45,7 +53,7 @@ class Run:
     """All that a run carries from step to step, but for its data position (CKP-1).
 
     Attributes:
-      parameters: by the names of MOD-6.
+      parameters: in the stacked layout of `parameters`.
       optimizer: the optimizer's own state.
       model: cache, memory and counters of every row.
       key: [2]; the PRNG key that the initial parameters were drawn from.
@@ -86,7 +94,8 @@ class Metrics:
 def init(config: TrainConfig, given: Parameters | None = None) -> Run:
     """Returns a run before its first step, with drawn parameters or given ones."""
     key = jax.random.key(config.seed)
-    initial = parameters.init(config.model, key) if given is None else given
+    flat = parameters.init(config.model, key) if given is None else given
+    initial = parameters.stack(flat, config.model)
     return Run(
         parameters=initial,
         optimizer=optimizer.init(config.optimizer, initial),
@@ -97,7 +106,11 @@ def init(config: TrainConfig, given: Parameters | None = None) -> Run:
 
 
 def loss_and_gradients(
-    params: Parameters, state: model.State, segments: Segments, config: ModelConfig
+    params: Parameters,
+    state: model.State,
+    segments: Segments,
+    config: ModelConfig,
+    parts: int = 1,
 ) -> tuple[tuple[jax.Array, jax.Array, model.State, NotFinite, jax.Array], Parameters]:
     """Returns the loss of one segment of every row, and its gradients.
 
@@ -105,37 +118,43 @@ def loss_and_gradients(
     leaves the segment (LOC-7, MEM-8).
 
     Args:
-      params: by the names of MOD-6.
+      params: in either layout of `parameters`; the gradients have the same.
       state: cache and memory before the segment.
       segments: what to read and to predict.
       config: the model's sizes.
+      parts: in how many parts to read the rows, one after the other.
 
     Returns:
       Total nats, number of predicted tokens, the next state, what checked search
       refuses and which rows have a finite loss; and the gradients.
     """
+    state = model.reset(state, segments.start_of_document)
+    predicted = segments.num_targets.sum()
 
-    def mean(
-        params: Parameters,
-    ) -> tuple[
-        jax.Array, tuple[jax.Array, jax.Array, model.State, NotFinite, jax.Array]
-    ]:
-        logits, new_state, retrieved = model.forward(
-            params,
-            state,
-            segments.tokens,
-            segments.start_of_document,
-            segments.num_tokens,
-            config,
-        )
-        nats, predicted = loss.total(logits, segments.targets, segments.num_targets)
-        finite = loss.finite_rows(logits, segments.targets, segments.num_targets)
+    def share(params: Parameters, state: model.State, segments: Segments) -> Any:
+        """Returns the part of these rows in the mean, and what reading them gives."""
+        found = model.read(params, state, segments.tokens, segments.num_tokens, config)
+        nats, _ = loss.total(found.logits, segments.targets, segments.num_targets)
         count = jnp.maximum(predicted, 1).astype(nats.dtype)
-        bad = {layer: found.not_finite for layer, found in retrieved.items()}
-        return nats / count, (nats, predicted, new_state, bad, finite)
+        bad = {layer: what.not_finite for layer, what in found.retrieved.items()}
+        finite = loss.finite_rows(found.logits, segments.targets, segments.num_targets)
+        return nats / count, (nats, found.caches, found.pairs, bad, finite)
 
-    (_, measured), gradients = jax.value_and_grad(mean, has_aux=True)(params)
-    return measured, gradients
+    def of_rows(state: model.State, segments: Segments) -> Any:
+        (_, (nats, *rest)), gradients = jax.value_and_grad(share, has_aux=True)(
+            params, state, segments
+        )
+        return (nats, sharding.constrain_parameters(gradients)), rest
+
+    if parts == 1:
+        (nats, gradients), (caches, pairs, bad, finite) = of_rows(state, segments)
+    else:
+        (nats, gradients), (caches, pairs, bad, finite) = accumulation.accumulate(
+            of_rows, parts, state, segments
+        )
+        caches, pairs, finite = accumulation.joined((caches, pairs, finite))
+    after = model.insert(state, caches, pairs, segments.num_tokens, config)
+    return (nats, predicted, after, bad, finite), gradients
 
 
 def train_step(
@@ -143,7 +162,7 @@ def train_step(
 ) -> tuple[Run, Metrics]:
     """Reads one segment of every row and updates the parameters."""
     measured, gradients = loss_and_gradients(
-        run.parameters, run.model, segments, config.model
+        run.parameters, run.model, segments, config.model, config.accumulation
     )
     nats, predicted, new_state, not_finite, finite_rows = measured
     updated, optimizer_state = optimizer.update(
@@ -171,14 +190,24 @@ def train_step(
     return new_run, metrics
 
 
-def jitted(config: TrainConfig, mesh: Mesh) -> Callable[[Run, Segments], Any]:
+def jitted(config: TrainConfig, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the step for a mesh, to be called under `jax.set_mesh(mesh)`.
 
     `run` is donated, and what comes back is divided as it was.
+
+    Raises:
+      InputError: the rows of a part do not divide over the mesh.
     """
+    rows, shards = config.batch // config.accumulation, mesh.shape[sharding.DATA]
+    if rows % shards:
+        raise InputError(
+            f"a batch of {config.batch} rows in {config.accumulation} parts "
+            f"(accumulation) has {rows} rows a part, which {shards} shards of the mesh "
+            "axis data do not divide; choose a larger batch, or fewer parts or shards"
+        )
     shapes = jax.eval_shape(functools.partial(init, config))
     run = sharding.shardings(shapes, mesh)
-    segments = {"segments": jax.eval_shape(functools.partial(_no_segments, config))}
+    segments = {"segments": jax.eval_shape(functools.partial(no_segments, config))}
     return jax.jit(
         functools.partial(train_step, config=config),
         in_shardings=(run, sharding.shardings(segments, mesh)["segments"]),
@@ -187,7 +216,8 @@ def jitted(config: TrainConfig, mesh: Mesh) -> Callable[[Run, Segments], Any]:
     )
 
 
-def _no_segments(config: TrainConfig) -> Segments:
+def no_segments(config: TrainConfig) -> Segments:
+    """Returns rows without a token, of the shapes that every step takes."""
     of_row = jnp.zeros(config.batch, jnp.int32)
     tokens = jnp.zeros((config.batch, config.model.segment_length), jnp.int32)
     return Segments(tokens, tokens, of_row > 0, of_row, of_row)

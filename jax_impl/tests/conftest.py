@@ -62,12 +62,12 @@ def small():
     return TrainConfig(
         model=ModelConfig(
             vocab_size=VOCAB_SIZE,
-            num_layers=2,
+            num_layers=3,
             model_dim=12,
             num_heads=2,
             head_dim=5,
             mlp_dim=17,
-            memory_layers=(1,),
+            memory_layers=(2,),
             segment_length=8,
             local_window=7,
             cache_length=6,

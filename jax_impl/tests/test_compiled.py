@@ -117,12 +117,31 @@ def test_decoding_a_token_holds_no_second_memory(wide):
     assert assert_in_place(compiled, state.memories[0]) < LITTLE
 
 
-def test_a_training_step_holds_no_second_memory(wide):
-    settings = OptimizerConfig(optimizer="adamw", warmup_steps=3)
-    config = TrainConfig(model=WIDE, optimizer=settings, batch=2)
-    run = jax.eval_shape(functools.partial(train_step.init, config))
-    compiled = train_step.train_step_jit.lower(run, wide[2], config).compile()
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_a_training_step_holds_no_second_memory(wide, rematerialize):
+    sizes = WIDE.replace(rematerialize=rematerialize)
+    run, compiled = compiled_step(wide, model=sizes)
     assert assert_in_place(compiled, run.model.memories[0]) < LITTLE
+
+
+def test_a_step_in_parts_copies_some_rows_and_no_memory(wide):
+    """What is searched is cut out, a part at a time; all of it is written in place."""
+    run, compiled = compiled_step(wide, model=WIDE, accumulation=2)
+    stored = run.model.memories[0]
+    made = {
+        op for op, sizes in arrays_in(compiled) if math.prod(sizes) >= stored.keys.size
+    }
+    assert made <= {"parameter", "bitcast", "get-tuple-element", "scatter", "fusion"}
+    analysis, num_bytes = compiled.memory_analysis(), 2 * stored.keys.size * 4
+    assert analysis.alias_size_in_bytes >= num_bytes
+    assert analysis.temp_size_in_bytes < num_bytes // 2 + LITTLE
+
+
+def compiled_step(wide, **settings):
+    optimizer = OptimizerConfig(optimizer="adamw", warmup_steps=3)
+    config = TrainConfig(optimizer=optimizer, batch=2, **settings)
+    run = jax.eval_shape(functools.partial(train_step.init, config))
+    return run, train_step.train_step_jit.lower(run, wide[2], config).compile()
 
 
 @pytest.mark.parametrize("engine", ["exact", "bucketed", "approx_max_k"])
@@ -161,6 +180,25 @@ def test_a_stream_compiles_once():
         _, state, _ = forward(params, state, tokens, start, count)
     assert int(state.num_cached.max()) <= SMALL.cache_length
     assert forward._cache_size() == 1
+
+
+def test_deeper_models_are_no_larger_programs(small):
+    """What is compiled for 30 layers is what is compiled for 6."""
+
+    def program(num_layers):
+        sizes = small.model.replace(
+            num_layers=num_layers, memory_layers=(num_layers // 2,)
+        )
+        config = dataclasses.replace(small, model=sizes)
+        run = jax.eval_shape(functools.partial(train_step.init, config))
+        tokens = shape(config.batch, sizes.segment_length, dtype=jnp.int32)
+        counts = shape(config.batch, dtype=jnp.int32)
+        starts = shape(config.batch, dtype=jnp.bool_)
+        segments = Segments(tokens, tokens, starts, counts, counts)
+        lowered = train_step.train_step_jit.lower(run, segments, config)
+        return lowered.as_text().count("\n")
+
+    assert program(30) == program(6)
 
 
 def test_training_compiles_once(small):

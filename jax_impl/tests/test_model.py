@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import SMALL, draw_parameters, draw_stream, draw_tokens, read
 
-from memorizing_jax import model
+from memorizing_jax import model, parameters
 
 # Two compilations of the same sums, in float32.
 SAME = {"rtol": 0, "atol": 1e-5}
@@ -149,3 +149,33 @@ def test_bfloat16_runs_and_stays_near_float32(params, stream, found):
     # the other way retrieves another neighbor. Measured: 0.014.
     error = np.sqrt(np.mean((found_here - wide) ** 2) / np.mean(wide**2))
     assert 0 < error < 0.05
+
+
+def test_scanned_layers_are_those_written_out(stream):
+    """Logits, state and gradient are the same in either layout."""
+    config = SMALL.replace(num_layers=6, memory_layers=(3,))
+    flat = draw_parameters(config)
+    stacked = parameters.stack(flat, config)
+    assert "layers.0:3.query_kernel" in stacked
+    logits, state, _ = read(flat, config, *stream)
+    of_stacked, state_of_stacked, _ = read(stacked, config, *stream)
+    np.testing.assert_allclose(of_stacked, logits, **SAME)
+    left, right = (jax.tree.leaves(s) for s in (state, state_of_stacked))
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_allclose(a, b, **SAME)
+
+    tokens, starts, counts = (part[1] for part in stream)
+
+    def mean_square(params):
+        out, *_ = model.forward(
+            params, state, tokens, starts, counts.astype(np.int32), config
+        )
+        return jnp.square(out).mean()
+
+    gradients = jax.jit(jax.grad(mean_square))
+    expected, found = gradients(flat), parameters.unstack(gradients(stacked))
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # Relative to the largest, as sums over tokens cancel.
+        largest = float(np.abs(gradient).max())
+        np.testing.assert_allclose(found[name], gradient, rtol=0, atol=2e-5 * largest)

@@ -76,3 +76,28 @@ def test_descends_whatever_the_size_of_gradients(name):
         gradients = {"kernel": 1e6 * parameters["kernel"]}
         parameters, state = optimizer.update(config, gradients, state, parameters)
     assert np.abs(parameters["kernel"]).max() < 0.5
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adamw"])
+def test_stacked_layers_move_as_if_each_stood_alone(name):
+    """Layers of different sizes and gradients, wide enough to be factored."""
+    config = OptimizerConfig(optimizer=name, learning_rate=0.1, warmup_steps=2)
+    rng = np.random.default_rng(0)
+    # Lengths of 128 and more are what Adafactor sums over.
+    sizes = np.array([0.02, 1.0, 7.0], np.float32)[:, None, None]
+    kernel = jnp.asarray(sizes * rng.standard_normal((3, 130, 141)), jnp.float32)
+    gradient = rng.standard_normal((4, 3, 130, 141)) / sizes
+    flat = {f"layers.{i}.query_kernel": kernel[i] for i in range(3)}
+    stacked = {"layers.0:3.query_kernel": kernel}
+    states = [optimizer.init(config, parameters) for parameters in (flat, stacked)]
+    for step in jnp.asarray(gradient, jnp.float32):
+        of_flat = {f"layers.{i}.query_kernel": step[i] for i in range(3)}
+        flat, states[0] = optimizer.update(config, of_flat, states[0], flat)
+        stacked, states[1] = optimizer.update(
+            config, {"layers.0:3.query_kernel": step}, states[1], stacked
+        )
+    for i, moved in enumerate(stacked["layers.0:3.query_kernel"]):
+        assert np.abs(moved - kernel[i]).max() > 1e-4
+        # The same sums of float32 in another order, relative to the layer's size.
+        alone, atol = flat[f"layers.{i}.query_kernel"], 1e-6 * sizes[i].item()
+        np.testing.assert_allclose(moved, alone, rtol=2e-5, atol=atol)

@@ -1,10 +1,11 @@
 """Files of parameters come back whole; what is none is refused."""
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from memorizing_jax import parameter_files, train_step
+from memorizing_jax import parameter_files, parameters
 from memorizing_jax.errors import InputError
 from memorizing_jax.parameter_files import Trained
 
@@ -13,7 +14,8 @@ BYTES = {"kind": "bytes", "vocab_size": 256, "file": None, "sha256": None}
 
 @pytest.fixture(scope="module")
 def trained(small):
-    return Trained(train_step.init(small).parameters, small.model, BYTES, 7)
+    drawn = parameters.init(small.model, jax.random.key(0))
+    return Trained(drawn, small.model, BYTES, 7)
 
 
 def test_float32_comes_back_exactly(tmp_path, trained):

@@ -103,6 +103,37 @@ def test_a_layer_under_its_short_names():
     assert parameters.of_layer(arrays, 10) == {"gate_bias": 10}
 
 
+def test_layers_between_memories_are_one_group():
+    config = SMALL.replace(num_layers=9, memory_layers=(3, 4, 8))
+    one = [range(3, 4), range(4, 5), range(8, 9)]
+    assert parameters.groups(config) == (range(3), *one[:2], range(5, 8), one[2])
+    assert parameters.groups(config.replace(memory_layers=())) == (range(9),)
+    assert parameters.groups(SMALL) == (range(1), range(1, 2), range(2, 3))
+
+
+@pytest.mark.rule("MOD-6")
+def test_stacked_layers_under_their_names_and_back():
+    """A layer that stands alone keeps its name; so does all that is no layer's."""
+    config = SMALL.replace(num_layers=6, memory_layers=(4,))
+    flat = draw_parameters(config)
+    stacked = parameters.stack(flat, config)
+    of_group = parameters.of_group(stacked, range(4))
+    assert of_group["mlp_in_kernel"].shape == (4, 6, 8)
+    for i in range(4):
+        expected = flat[f"layers.{i}.mlp_in_kernel"]
+        np.testing.assert_array_equal(of_group["mlp_in_kernel"][i], expected)
+    kept = {
+        n for n in flat if not n.startswith(tuple(f"layers.{i}." for i in range(4)))
+    }
+    assert set(stacked) == kept | {f"layers.0:4.{kind}" for kind in of_group}
+    assert {parameters.group_of(name) for name in stacked} == {"", "0:4"}
+    back = parameters.unstack(stacked)
+    parameters.check(back, config)
+    for name, array in flat.items():
+        np.testing.assert_array_equal(back[name], array)
+    assert parameters.stack(stacked, config).keys() == stacked.keys()
+
+
 def test_refuses_what_does_not_belong_to_the_model():
     params = draw_parameters(SMALL)
     parameters.check(params, SMALL)

@@ -94,7 +94,7 @@ def test_step_learns_counts_and_gives_up_its_input(small, segments, optimizer):
     # Donated, so that a memory of gigabytes is written in place.
     given_up = jax.tree.leaves((before.parameters, before.model.memories))
     assert all(array.is_deleted() for array in given_up)
-    gates = metrics.gates[1]
+    gates = metrics.gates[2]
     assert gates.shape == (small.model.num_heads,)
     assert ((gates > 0) & (gates < 1)).all()
 
