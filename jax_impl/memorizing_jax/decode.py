@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from memorizing_jax import attention, memory_shards, model, parameters
+from memorizing_jax import attention, layers, memory_shards, model, parameters
 from memorizing_jax import cache as caches
 from memorizing_jax import memory as memories
 from memorizing_jax.cache import Cache
@@ -126,7 +126,9 @@ def decode_step(
             stored = state.memories[config.memory_layers.index(i)]
             memory = memory_shards.reset(stored, start_of_document)
             layer = parameters.of_layer(params, i)
-            x, keys, values, _ = model.read_layer(layer, x, cache, memory, mask, config)
+            x, keys, values, _ = layers.read_layer(
+                layer, x, cache, memory, mask, config
+            )
             new_memories.append(memory)
             new_caches.append(caches.append(cache, keys, values, one))
         else:

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int
 from memorizing_jax import attention, llama_attention, rotary, search
 from memorizing_jax import cache as caches
 from memorizing_jax.cache import Cache
+from memorizing_jax.layers import Retrieved, output_projection, rms_norm
 from memorizing_jax.llama_config import LlamaConfig
 from memorizing_jax.llama_context import Context
 from memorizing_jax.memory import Memory
-from memorizing_jax.model import Retrieved, output_projection, rms_norm
 from memorizing_jax.parameters import Parameters
 
 

@@ -15,8 +15,9 @@ from memorizing_jax import llama_context as contexts
 from memorizing_jax import llama_layer, parameters
 from memorizing_jax import memory as memories
 from memorizing_jax.cache import Cache
+from memorizing_jax.layers import Retrieved, rms_norm
 from memorizing_jax.llama_config import LlamaConfig
-from memorizing_jax.model import Pairs, Read, Retrieved, State, rms_norm
+from memorizing_jax.model import Pairs, Read, State
 from memorizing_jax.parameters import Parameters
 
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from memorizing_jax import memory_shards, model, parameters, sharding
 from memorizing_jax.config import ModelConfig
+from memorizing_jax.layers import Retrieved
 from memorizing_jax.memory import Memory
-from memorizing_jax.model import Retrieved
 from memorizing_jax.parameters import Parameters
 from memorizing_jax.train_config import TrainConfig
 from memorizing_jax.train_step import Run, Segments

@@ -17,7 +17,7 @@ from memorizing_jax import (
     bench_plots,
     bench_search,
     bench_step,
-    model,
+    layers,
     parameters,
     search,
 )
@@ -112,11 +112,11 @@ def test_recorded_vectors_take_the_place_of_the_models_own(monkeypatch):
 
     recorded = bench_step.recorded(draw, config.memory_size)
     run = bench_step.training_step(config, recorded)
-    own = model.project
+    own = layers.project
     for _ in range(3):
         (_, gradients) = run()
     jax.effects_barrier()
-    assert model.project is own
+    assert layers.project is own
     assert len(asked) == 3
     for queries, keys in asked:
         np.testing.assert_array_equal(queries, recorded.queries)

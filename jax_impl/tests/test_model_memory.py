@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import SMALL, draw_parameters, draw_stream, read
 
-from memorizing_jax import attention, model, parameters, presets
+from memorizing_jax import attention, layers, model, parameters, presets
 
 BATCH = 3
 # Two compilations of the same sums, in float32.
@@ -123,9 +123,10 @@ def test_gradient_reaches_what_reads_the_memory(params, stream):
 
     def read_memory(queries, scale, gate_bias, memory):
         changed = layer | {"attention_scale": scale}
-        output, _ = model.retrieve(changed, queries, memory, SMALL)
-        local = jnp.zeros_like(output)
-        return jnp.square(attention.combine(output, local, gate_bias)).sum()
+        local = jnp.zeros_like(queries)
+        found = layers.retrieve(changed, queries, local, memory, SMALL)
+        output = attention.combine(found.memory_output, local, gate_bias)
+        return jnp.square(output).sum()
 
     of_queries, of_scale, of_gate, of_memory = jax.jit(
         jax.grad(read_memory, argnums=(0, 1, 2, 3), allow_int=True)
