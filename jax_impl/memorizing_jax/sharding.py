@@ -60,6 +60,7 @@ RULES: Final[tuple[tuple[str, tuple[Axis, ...]], ...]] = (
     (_INDEX + r"lists/(centers|slots|scales)", (EVERY, None, None)),
     (_INDEX + r"lists/keys", (EVERY, None, None, None)),
     (_INDEX + r"list_of", (EVERY, None)),
+    (_INDEX + r"stamp", ()),
 )
 
 

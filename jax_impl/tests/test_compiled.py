@@ -135,7 +135,8 @@ def test_a_step_in_parts_copies_some_rows_and_no_memory(wide):
     made = {
         op for op, sizes in arrays_in(compiled) if math.prod(sizes) >= stored.keys.size
     }
-    assert made <= {"parameter", "bitcast", "get-tuple-element", "scatter", "fusion"}
+    here = {"dynamic-update-slice", "fusion"}
+    assert made <= {"parameter", "bitcast", "get-tuple-element"} | here
     analysis, num_bytes = compiled.memory_analysis(), 2 * stored.keys.size * 4
     assert analysis.alias_size_in_bytes >= num_bytes
     assert analysis.temp_size_in_bytes < num_bytes // 2 + LITTLE

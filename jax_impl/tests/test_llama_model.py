@@ -152,7 +152,7 @@ def test_what_was_retrieved_is_told_by_query_head():
         config=SMALL,
     )
     assert list(retrieved) == [0, 2]
-    slots, weights, _ = retrieved[2]
+    slots, weights = retrieved[2].slots, retrieved[2].weights
     assert slots.shape == weights.shape == (1, 6, 5, 4)
     assert (slots >= 0).all()
     total = weights.sum(-1)

@@ -52,8 +52,8 @@ def test_everything_large_is_divided_over_all_devices(optimizer):
 def test_rows_slots_and_heads_are_where_the_axes_say():
     found = specs_of_run("adamw", search="clustered")
     fully = ("data", "memory")
-    assert found["parameters/layers.3.query_kernel"][1] == P(fully, "model", None)
-    assert found["optimizer/1/0/mu/layers.3.mlp_out_kernel"][1] == P("model", fully)
+    assert found["parameters/layers.8.query_kernel"][1] == P(fully, "model", None)
+    assert found["optimizer/1/0/mu/layers.8.mlp_out_kernel"][1] == P("model", fully)
     assert found["model/memories/0/keys"][1] == P("data", "model", "memory", None)
     assert found["model/memories/0/num_written"][1] == P("data")
     lists = found["model/memories/0/index/lists/count"][1]

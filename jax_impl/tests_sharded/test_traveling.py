@@ -80,7 +80,8 @@ def test_insertion_sends_nothing_and_writes_in_place():
     large = {
         op for sizes, op in made if math.prod(map(int, sizes.split(","))) * 16 >= stored
     }
-    assert large <= {"parameter", "bitcast", "get-tuple-element", "scatter", "fusion"}
+    here = {"dynamic-update-slice", "fusion"}
+    assert large <= {"parameter", "bitcast", "get-tuple-element"} | here
 
 
 def placed(leaf, sharding):
