@@ -76,13 +76,14 @@ class Plan:
         return held + self.temporaries + self.program
 
 
-def make(config: TrainConfig, topology: str) -> Plan:
+def make(config: TrainConfig, topology: str, quick: bool = False) -> Plan:
     """Compiles a step for a slice and reads what it needs off the program.
 
     Args:
       config: the run's settings. Where its mesh says nothing and there are more chips
         than rows, heads are spread over the rest.
       topology: the slice, such as `v5p:2x2x4`.
+      quick: whether the compiler makes the least effort.
 
     Raises:
       InputError: there is no such slice, libtpu is missing, or the settings do not
@@ -105,7 +106,7 @@ def make(config: TrainConfig, topology: str) -> Plan:
         **held,
     }
     try:
-        compiled = traced.lower().compile()
+        compiled = tpu_compiler.compiled(traced.lower(), quick)
     except jax.errors.JaxRuntimeError as error:
         if _TOO_LARGE not in str(error):
             raise
@@ -121,8 +122,10 @@ def make(config: TrainConfig, topology: str) -> Plan:
             collectives={},
             in_place=False,
         )
-    analysis = compiled.memory_analysis()
-    found = program_costs.costs(compiled.as_text())
+    text, analysis = compiled.as_text(), compiled.memory_analysis()
+    assert text is not None  # The TPU compiler has both.
+    assert analysis is not None
+    found = program_costs.costs(text)
     operations_seconds = common["operations"] / chip.peak
     return Plan(
         **common,

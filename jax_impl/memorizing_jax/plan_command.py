@@ -26,6 +26,7 @@ class Setting:
     accumulation: int
     mesh_memory: int
     mesh_model: int
+    quick: bool
 
     def compiled(self) -> Row:
         """Compiles the step; returns these fields and those of `plan.Plan`.
@@ -46,7 +47,7 @@ class Setting:
             accumulation=self.accumulation,
         )
         begun = time.monotonic()
-        found = dataclasses.asdict(plan.make(config, self.topology))
+        found = dataclasses.asdict(plan.make(config, self.topology, self.quick))
         seconds = round(time.monotonic() - begun)
         return dataclasses.asdict(self) | found | {"compiled_in_seconds": seconds}
 
@@ -74,6 +75,9 @@ class Plan:
     """Shards of each memory's slots."""
     mesh_model: Annotated[int, tyro.conf.arg(name="mesh.model")] = 1
     """Shards of heads and MLP; where left out, as many as chips exceed rows."""
+    quick: bool = False
+    """Compile at the least effort: seconds and not minutes, more bytes than in earnest,
+    and no estimate of the time."""
     json: Path | None = None
     """File of JSON lines, one per step; those already there are not compiled again."""
     quiet: bool = False
@@ -120,6 +124,7 @@ class Plan:
                         accumulation=self.accumulation or begin.accumulation,
                         mesh_memory=self.mesh_memory,
                         mesh_model=self.mesh_model,
+                        quick=self.quick,
                     )
                 )
         return settings

@@ -64,6 +64,7 @@ def text(pairs: Sequence[Pair]) -> str:
         f" x memory {memory} x model {model}",
         f"{row['batch']} rows, {row['tokens']:,} tokens a step, memory of "
         f"{row['memory_size']:,} pairs",
+        *(["compiled at the least effort"] if row["quick"] else []),
         "",
         verdict(row),
         "",

@@ -15,6 +15,7 @@ _SHAPE: Final = re.compile(r"(pred|bf16|[a-z]+(\d+)\w*)\[([\d,]*)\](?:\{([^}]*)\
 _INSTRUCTION: Final = re.compile(r"(ROOT )?%([\w.\-]+) = (.*)")
 _CALLED: Final = re.compile(r"(?:calls|to_apply|body|condition)=%([\w.\-]+)")
 _CYCLES: Final = re.compile(r'"estimated_cycles":"(\d+)"')
+_UNKNOWN: Final = 2**62  # What it writes where it made no estimate is beyond this.
 _COLLECTIVE: Final = re.compile(
     r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
     r"|ragged-all-to-all|collective-broadcast)(-start)?"
@@ -75,6 +76,7 @@ def costs(text: str) -> Costs:
     """Reads a compiled program, `compiled.as_text()`."""
     computations, entry = _parse(text)
     moved = cycles = open_loops = 0
+    known = True
     collectives: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     waiting = [(entry, 1)]
     while waiting:
@@ -85,6 +87,7 @@ def costs(text: str) -> Costs:
                 collectives[kind[1]][0] += times
                 collectives[kind[1]][1] += times * _received(one)
             if found := _CYCLES.search(one.rest):
+                known = known and int(found[1]) < _UNKNOWN
                 cycles += times * int(found[1])
             called = _CALLED.findall(one.rest)
             if one.operation == "while":
@@ -107,7 +110,7 @@ def costs(text: str) -> Costs:
                             collectives[kind[1]][1] += times * _received(inner)
                 moved += times * _moved(one, by_name, computations)
     totals = {kind: (n, size) for kind, (n, size) in sorted(collectives.items())}
-    return Costs(moved, cycles, totals, open_loops)
+    return Costs(moved, cycles if known else 0, totals, open_loops)
 
 
 def num_bytes(shapes: str, large_memory_only: bool = False) -> int:

@@ -73,16 +73,26 @@ def one_device(topology: str = "v5e:2x2") -> Sharding:
     return SingleDeviceSharding(devices(topology)[0])
 
 
-def compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+def compiled(lowered: jax.stages.Lowered, quick: bool = False) -> jax.stages.Compiled:
     """Compiles a program that was lowered for such devices.
 
     It is not kept among the compiled programs (`jax_compilation_cache_dir`): JAX would
     find it there the next time, and cannot read it without its device.
+
+    Args:
+      lowered: the program.
+      quick: whether the compiler makes the least effort, a tenth of the time for a
+        large step: a program that could run, but a slower one.
     """
-    least = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, least)
-    jax.config.update(least, float("inf"))
+    settings = {
+        "jax_persistent_cache_min_compile_time_secs": float("inf"),
+        "jax_exec_time_optimization_effort": -1.0 if quick else 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
     try:
         return lowered.compile()
     finally:
-        jax.config.update(least, before)
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -34,6 +34,7 @@ ROW = {
     "accumulation": 1,
     "mesh_memory": 1,
     "mesh_model": 1,
+    "quick": False,
     "chips": 16,
     "mesh": [16, 1, 1],
     "tokens": 131_072,
@@ -78,7 +79,8 @@ def test_the_papers_step_compiles_for_a_tpu():
     config = dataclasses.replace(presets.base(), batch=8)
     mesh = sharding.make_mesh(config.mesh, tpu_compiler.devices("v5e:2x2"))
     run = jax.eval_shape(functools.partial(train_step.init, config))
-    compiled = plan.trace(config, run, mesh).lower().compile()
+    lowered = plan.trace(config, run, mesh).lower()
+    compiled = tpu_compiler.compiled(lowered, quick=True)
     text, analysis = compiled.as_text(), compiled.memory_analysis()
     made = re.findall(r"= \(?(\w+)\[([\d,]+)\]\S* (\w[\w-]*)\(", text)
     assert len(made) > 100
@@ -150,7 +152,8 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path, capsys, monkeypatch):
     path = tmp_path / "plans.jsonl"
     compiled = []
 
-    def make(config, topology):
+    def make(config, topology, quick):
+        assert not quick
         compiled.append((config.model.memory_size, topology))
         fields = {field.name for field in dataclasses.fields(plan.Plan)}
         return plan.Plan(**{k: v for k, v in ROW.items() if k in fields})
