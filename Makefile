@@ -90,8 +90,8 @@ unit-conformance: $(READY)
 
 .PHONY: conformance conformance-sharded
 conformance: $(READY)  ## Check IMPLEMENTATIONS (module:class …) against the rules
-	set -e; for implementation in $(IMPLEMENTATIONS); do \
-	    $(PY) -m memorizing_conformance --implementation $$implementation; done
+	printf '%s\n' $(IMPLEMENTATIONS) | xargs -n 1 -P $(WORKERS) \
+	    $(PY) -m memorizing_conformance --implementation
 
 # Too long for CI, whose unit tests check the same engines on a few memories each.
 ENGINES := JaxApproximate JaxClustered JaxScann

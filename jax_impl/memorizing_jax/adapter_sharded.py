@@ -70,6 +70,8 @@ class JaxSharded(JaxImplementation):
     """The port on a mesh, with exact search."""
 
     name = "jax on a mesh"
+    # The table has no rules for what pre-trained models carry beside memories.
+    features = JaxImplementation.features - {"pretrained"}
 
     def evaluate(
         self,
