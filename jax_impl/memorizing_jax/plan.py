@@ -182,6 +182,15 @@ def _needed(message: str) -> int | None:
     return found and int(float(found[1]) * _UNITS[found[2]])
 
 
+def _turns(loop: Any) -> int:
+    """Returns how often a `fori_loop` turns; 1 where that is not written down."""
+    constants = loop.params["cond_nconsts"] + loop.params["body_nconsts"]
+    bounds = loop.invars[constants : constants + 2]
+    if not all(hasattr(bound, "val") for bound in bounds):
+        return 1
+    return int(bounds[1].val) - int(bounds[0].val)
+
+
 def _operations(jaxpr: Any) -> int:
     """Returns the floating-point operations of all products, on all chips."""
     total = 0
@@ -192,7 +201,13 @@ def _operations(jaxpr: Any) -> int:
             made = math.prod(equation.outvars[0].aval.shape)
             total += 2 * made * math.prod(left[axis] for axis in contracted)
             continue
+        if equation.primitive.name == "cond":  # One of them, such as a platform's.
+            branches = equation.params["branches"]
+            total += max(_operations(branch.jaxpr) for branch in branches)
+            continue
         times = equation.params.get("length", 1)
+        if equation.primitive.name == "while":
+            times = _turns(equation)
         if equation.primitive.name == "shard_map":
             # What stands inside is what one device does.
             times = equation.params["mesh"].size

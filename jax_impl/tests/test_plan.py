@@ -7,6 +7,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from memorizing_jax import (
@@ -107,14 +108,36 @@ def test_the_papers_step_compiles_for_a_tpu():
 
 
 def test_operations_by_hand():
-    """Of a loop as often as it turns."""
+    """Of loops as often as they turn, of alternatives one."""
 
     def function(x, y):
-        return jax.lax.scan(lambda x, _: (x @ y, None), x, length=5)[0]
+        x = jax.lax.scan(lambda x, _: (x @ y, None), x, length=5)[0]
+        x = jax.lax.fori_loop(0, jnp.int32(7), lambda _, x: x @ y, x)
+        return jax.lax.platform_dependent(x, cpu=lambda x: x @ y, default=jnp.abs)
 
     shapes = jax.ShapeDtypeStruct((2, 3), float), jax.ShapeDtypeStruct((3, 3), float)
     jaxpr = jax.make_jaxpr(function)(*shapes).jaxpr
-    assert plan._operations(jaxpr) == 5 * 2 * 2 * 3 * 3
+    assert plan._operations(jaxpr) == (5 + 7 + 1) * 2 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize("memory_size", [8192, 65_536])
+def test_operations_of_a_search_are_all_its_scores(memory_size):
+    config = dataclasses.replace(presets.base(), batch=8)
+    config = dataclasses.replace(
+        config, model=config.model.replace(memory_size=memory_size, top_k=1)
+    )
+    bare = dataclasses.replace(config, model=config.model.replace(memory_size=0))
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    found, without = (
+        plan._operations(
+            plan.trace(
+                c, jax.eval_shape(functools.partial(train_step.init, c)), mesh
+            ).jaxpr.jaxpr
+        )
+        for c in (config, bare)
+    )
+    scores = 2 * 8 * 512 * 8 * 128 * memory_size
+    assert found - without == pytest.approx(scores, rel=0.01)
 
 
 def test_more_chips_than_rows_divide_the_heads():
