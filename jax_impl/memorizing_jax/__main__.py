@@ -1,4 +1,4 @@
-"""`python -m memorizing_jax train | evaluate | generate | plan | rank-layers`."""
+"""The verbs: train | evaluate | generate | plan | rank-layers | read."""
 
 import argparse
 import contextlib
@@ -15,6 +15,7 @@ from memorizing_data.token_files import TokenFileError
 from memorizing_jax import hosts
 from memorizing_jax.commands import Command, Evaluate, Generate, Train
 from memorizing_jax.errors import InputError
+from memorizing_jax.memory_commands import Read
 from memorizing_jax.plan_command import Plan
 from memorizing_jax.presets import PRESETS
 from memorizing_jax.pretrained_commands import EvaluatePretrained, RankLayers
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(
     arguments: Sequence[str],
-) -> Command | EvaluatePretrained | Plan | RankLayers:
+) -> Command | EvaluatePretrained | Plan | RankLayers | Read:
     """Returns the command that the arguments ask for.
 
     Raises:
@@ -62,6 +63,7 @@ def _parse(
         | Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Plan, tyro.conf.subcommand("plan")]
         | Annotated[RankLayers, tyro.conf.subcommand("rank-layers")]
+        | Annotated[Read, tyro.conf.subcommand("read")]
     )
     shown = io.StringIO()
     try:
