@@ -9,19 +9,26 @@ names the model, the tokenizer, the documents and how they were read.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from memorizing_data.token_files import TokenFiles
 from memorizing_jax import sealed_arrays
 from memorizing_jax.errors import InputError
+from memorizing_jax.parameters import Parameters
 from memorizing_jax.pretrained import Pretrained
+from memorizing_jax.pretrained_reading import layers_named
 
 _KIND: Final = "memory file"
 _VERSION: Final = 1
+
+Layers = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +73,7 @@ class MemoryFile:
     reading: dict[str, Any]
 
     @property
-    def layers(self) -> tuple[int, ...]:
+    def layers(self) -> Layers:
         """The layers that have a memory."""
         return tuple(sorted(self.keys))
 
@@ -143,6 +150,45 @@ def load_for(paths: Sequence[Path], model: Pretrained) -> MemoryFile:
             )
         found.append(memory)
     return functools.reduce(_merged, found)
+
+
+def layers_of(file: MemoryFile | None, named: str | None, num_layers: int) -> Layers:
+    """Returns the layers with a memory: those named, else the file's, else all.
+
+    Raises:
+      InputError: layers were named that are not the file's.
+    """
+    if file is None:
+        return layers_named(named or "all", num_layers)
+    if named is not None and layers_named(named, num_layers) != file.layers:
+        raise InputError(
+            f"memory-layers is {named}, and the memory file remembers layers "
+            f"{','.join(map(str, file.layers))}; leave --memory-layers out, or read "
+            "the documents again"
+        )
+    return file.layers
+
+
+def held(file: MemoryFile, documents: TokenFiles) -> list[str]:
+    """Returns the names of the documents that a file remembers already."""
+    known = {source.sha256 for source in file.documents}
+    return [
+        document.name
+        for i, document in enumerate(documents.documents)
+        if sha256(documents.tokens(i)) in known
+    ]
+
+
+def sha256(tokens: npt.NDArray[np.int32]) -> str:
+    """Returns the hash that names a document."""
+    return hashlib.sha256(tokens.tobytes()).hexdigest()
+
+
+def parameters(file: MemoryFile, dtype: str) -> Parameters:
+    """Returns the pairs, stored as `dtype`, by the names of `shared_memory`."""
+    keys = {f"layers.{i}.shared_keys": x for i, x in file.keys.items()}
+    values = {f"layers.{i}.shared_values": x for i, x in file.values.items()}
+    return {name: jnp.asarray(x, dtype) for name, x in (keys | values).items()}
 
 
 def _merged(one: MemoryFile, other: MemoryFile) -> MemoryFile:

@@ -1,7 +1,6 @@
 """Documents read into a memory file by a pre-trained model."""
 
 import functools
-import hashlib
 import signal
 import time
 from collections.abc import Iterator
@@ -198,9 +197,7 @@ def _file(
         ),
         position=np.concatenate(kept),
         documents=tuple(
-            Source(
-                document.name, len(found), hashlib.sha256(found.tobytes()).hexdigest()
-            )
+            Source(document.name, len(found), memory_file.sha256(found))
             for document, found in zip(documents.documents, tokens, strict=True)
         ),
         tokens=np.concatenate(tokens),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from llama_helpers import ALPHABET, READING, forward, make_documents, make_model
-from test_commands import refused
+from test_commands import lines_of, refused
 
 from memorizing_data import token_files
 from memorizing_data.row_reader import RowReader
@@ -225,6 +225,28 @@ def test_data_sets_are_read_with_their_own_tokens(model, tmp_path, capsys):
         capsys, "read", other, f"--model={model}", f"--save={tmp_path / 'x'}", *READING
     )
     assert "has vocab_size 256" in said
+
+
+def test_evaluation_uses_the_file_beside_memories(
+    made, model, documents, tmp_path, capsys
+):
+    output = tmp_path / "found.jsonl"
+    new = tmp_path / "new.txt"
+    new.write_text("abcdefg" * 9)
+    arguments = ["evaluate", f"--model={model}", f"--memory={made}", *READING]
+    arguments += ["--no-full-attention", "--memory-size=0,16", f"--output={output}"]
+    assert main([*arguments, f"--documents={new}"]) == 0
+    assert capsys.readouterr().err == ""
+    lines = lines_of(output)
+    labels = ["local only", "memory 16", "file", "file + memory 16"]
+    assert [line["label"] for line in lines] == labels
+    assert len({line["loss"] for line in lines}) == 4
+    assert lines[3]["memory_layers"] == [0, 1]
+    text = documents / "nested/short.txt"
+    assert main([*arguments, f"--documents={text}"]) == 0
+    assert "short.txt itself" in capsys.readouterr().err
+    said = refused(capsys, *arguments, f"--documents={new}", "--memory-layers=1")
+    assert "the memory file remembers layers 0,1" in said
 
 
 def test_bad_input_is_refused(made, model, documents, tmp_path, capsys):
