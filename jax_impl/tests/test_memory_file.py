@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-from llama_helpers import ALPHABET, READING, forward, make_documents, make_model
+from llama_helpers import ALPHABET, READING, Plain, forward, make_documents, make_model
 from test_commands import lines_of, refused
 
 from memorizing_data import token_files
@@ -22,7 +22,6 @@ from memorizing_jax import (
 )
 from memorizing_jax.__main__ import main
 from memorizing_jax.errors import InputError
-from memorizing_jax.model import rms_norm
 from memorizing_jax.pretrained_reading import Reading
 from memorizing_jax.reading_journal import Journal
 
@@ -73,13 +72,14 @@ def test_the_file_holds_every_pair_but_the_sinks_and_where_it_is_from(
     digest = hashlib.sha256(read.tokens(1).tobytes()).hexdigest()
     assert found.documents[1].sha256 == digest
     # The first layer's pairs depend on their own token alone.
-    parameters = pretrained.load(str(model)).parameters
-    epsilon = pretrained.load(str(model)).config.norm_epsilon
+    loaded = pretrained.load(str(model))
+    plain = Plain(loaded.parameters, loaded.config)
     start = np.array([0, 90])[found.document]
-    x = parameters["embedding"][found.tokens[start + found.position]]
-    x = rms_norm(x, parameters["layers.0.attention_norm_gain"], epsilon)
+    x = plain.p["embedding"][found.tokens[start + found.position]]
+    gain = plain.p["layers.0.attention_norm_gain"]
+    x = np.array([plain.norm(one, gain) for one in x])
     for kind, stored in (("key", found.keys), ("value", found.values)):
-        expected = np.einsum("pe,ehd->hpd", x, parameters[f"layers.0.{kind}_kernel"])
+        expected = np.einsum("pe,ehd->hpd", x, plain.p[f"layers.0.{kind}_kernel"])
         np.testing.assert_allclose(stored[0], expected, rtol=0, atol=1e-5)
 
 
