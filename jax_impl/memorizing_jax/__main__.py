@@ -1,4 +1,4 @@
-"""`python -m memorizing_jax train | evaluate | generate | plan | rank-layers`."""
+"""The verbs: train | evaluate | generate | plan | rank-layers | read."""
 
 import argparse
 import contextlib
@@ -15,6 +15,7 @@ from memorizing_data.token_files import TokenFileError
 from memorizing_jax import hosts
 from memorizing_jax.commands import Command, Evaluate, Generate, Train
 from memorizing_jax.errors import InputError
+from memorizing_jax.memory_commands import GeneratePretrained, Read
 from memorizing_jax.plan_command import Plan
 from memorizing_jax.presets import PRESETS
 from memorizing_jax.pretrained_commands import EvaluatePretrained, RankLayers
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(
     arguments: Sequence[str],
-) -> Command | EvaluatePretrained | Plan | RankLayers:
+) -> Command | EvaluatePretrained | GeneratePretrained | Plan | RankLayers | Read:
     """Returns the command that the arguments ask for.
 
     Raises:
@@ -54,14 +55,17 @@ def _parse(
       SystemExit: the arguments are malformed, or ask for help.
     """
     default = _train_defaults(arguments)
-    # The same verb for models of both kinds, whose settings differ.
-    evaluate: Any = EvaluatePretrained if _names_a_model(arguments) else Evaluate
+    # The same verbs for models of both kinds, whose settings differ.
+    pretrained = _names_a_model(arguments)
+    evaluate: Any = EvaluatePretrained if pretrained else Evaluate
+    generate: Any = GeneratePretrained if pretrained else Generate
     commands = (
         Annotated[Train, tyro.conf.subcommand("train", default=default)]
         | Annotated[evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[generate, tyro.conf.subcommand("generate")]
         | Annotated[Plan, tyro.conf.subcommand("plan")]
         | Annotated[RankLayers, tyro.conf.subcommand("rank-layers")]
+        | Annotated[Read, tyro.conf.subcommand("read")]
     )
     shown = io.StringIO()
     try:

@@ -10,7 +10,7 @@ import tyro
 
 from memorizing_data import tokenizer
 from memorizing_data.token_files import open_split, read_manifest
-from memorizing_jax import evaluation_report, hosts, parameter_files
+from memorizing_jax import evaluation_report, hosts, parameter_files, terminal_text
 from memorizing_jax.errors import InputError
 from memorizing_jax.generate import Sampling, generate
 from memorizing_jax.hosts import HostsConfig
@@ -148,7 +148,10 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Prints a text that goes on from a prompt."""
+    """Prints a text that goes on from a prompt.
+
+    By a pre-trained model too: see generate --model smollm2 --help.
+    """
 
     data: Path
     """Folder of the data set that the model was trained on: its tokenizer is used."""
@@ -178,7 +181,7 @@ class Generate:
         """Runs the command; returns the exit status."""
         if self.tokens < 1:
             raise InputError(f"tokens is {self.tokens}, must be 1 or more")
-        text = self._prompt()
+        text = terminal_text.prompt(self.prompt, self.prompt_file)
         trained = _trained(self.run_folder, self.parameters, self.step)
         described = read_manifest(self.data)["tokenizer"]
         parameter_files.check_tokenizer(trained, described, self.data)
@@ -188,30 +191,11 @@ class Generate:
         except ValueError as error:
             raise InputError(str(error)) from None
         config = trained.model.replace(**_given(self, "memory_size", "top_k", "search"))
-        generated: list[int] = []
-        printed = ""
-        for token in generate(
+        tokens = generate(
             trained.parameters, config, prompt, self.tokens, self.sampling
-        ):
-            generated.append(token)
-            # The rest of a character may come with the next token.
-            whole = words.decode(generated).rstrip("\ufffd")
-            print(whole.removeprefix(printed), end="", flush=True)
-            printed = whole
-        print(words.decode(generated).removeprefix(printed))
+        )
+        terminal_text.stream(tokens, words)
         return 0
-
-    def _prompt(self) -> str:
-        if (self.prompt is None) == (self.prompt_file is None):
-            raise InputError("give either --prompt or --prompt-file")
-        if self.prompt_file is None:
-            return self.prompt or ""
-        try:
-            return self.prompt_file.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{self.prompt_file} is not UTF-8: {error.reason} at byte {error.start}"
-            ) from None
 
 
 Command = Train | Evaluate | Generate

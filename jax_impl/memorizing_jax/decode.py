@@ -112,6 +112,17 @@ def decode_step(
     Returns:
       Logits in float32 for the token after it, and the next state.
     """
+    return read_token(params, state, token, start_of_document, config)[:2]
+
+
+def read_token(
+    params: Parameters,
+    state: DecodeState,
+    token: Int[Array, " batch"],
+    start_of_document: Bool[Array, " batch"],
+    config: ModelConfig,
+) -> tuple[Float[Array, "batch vocab_size"], DecodeState, dict[int, layers.Retrieved]]:
+    """Does what `decode_step` does; returns also what each memory layer read."""
     position = jnp.where(start_of_document, 0, state.position)
     num_visible = jnp.where(start_of_document, 0, state.num_visible)
     kept = config.cache_length + config.segment_length
@@ -119,16 +130,18 @@ def decode_step(
     dtype = jnp.dtype(config.compute_dtype)
     x = model.embed(params, token[:, None], dtype)
     one = jnp.ones_like(position)
-    new_caches, new_memories = [], []
+    new_caches, new_memories, retrieved = [], [], {}
     for cache, group in zip(state.caches, parameters.groups(config), strict=True):
         i = group[0]
         if i in config.memory_layers and state.memories:
             stored = state.memories[config.memory_layers.index(i)]
             memory = memory_shards.reset(stored, start_of_document)
             layer = parameters.of_layer(params, i)
-            x, keys, values, _ = layers.read_layer(
+            x, keys, values, found = layers.read_layer(
                 layer, x, cache, memory, mask, config
             )
+            assert found is not None
+            retrieved[i] = found
             new_memories.append(memory)
             new_caches.append(caches.append(cache, keys, values, one))
         else:
@@ -141,7 +154,8 @@ def decode_step(
         caches=tuple(new_caches),
         memories=tuple(new_memories),
     )
-    return model.logits_of(params, x)[:, 0], _complete(new_state, x, config)
+    logits = model.logits_of(params, x)[:, 0]
+    return logits, _complete(new_state, x, config), retrieved
 
 
 def _complete(state: DecodeState, read: jax.Array, config: ModelConfig) -> DecodeState:

@@ -19,6 +19,7 @@ class Family(NamedTuple):
     init_decode_state: Callable[..., Any]
     from_segments: Callable[..., Any]
     decode_step: Callable[..., Any]
+    read_token: Callable[..., Any]
 
 
 _PAPER = Family(
@@ -30,6 +31,7 @@ _PAPER = Family(
     decode.init_decode_state,
     decode.from_segments,
     decode.decode_step,
+    decode.read_token,
 )
 _LLAMA = Family(
     llama_model.init_state,
@@ -40,6 +42,7 @@ _LLAMA = Family(
     llama_decode.init_decode_state,
     llama_decode.from_segments,
     llama_decode.decode_step,
+    llama_decode.read_token,
 )
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,11 @@ from memorizing_jax import families, model
 from memorizing_jax.config import ModelConfig
 from memorizing_jax.decode import DecodeState
 from memorizing_jax.errors import InputError
+from memorizing_jax.layers import Retrieved
 from memorizing_jax.parameters import Parameters
+
+# By memory layer: slots and weights of a query's neighbors, each [num_heads, top_k].
+Looked = dict[int, tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,7 @@ def generate(
     prompt: npt.NDArray[np.int32],
     num_tokens: int,
     sampling: Sampling,
+    on_retrieved: Callable[[Looked], object] | None = None,
 ) -> Iterator[int]:
     """Yields the tokens that follow a prompt, one after the other.
 
@@ -58,6 +64,7 @@ def generate(
       prompt: at least one token.
       num_tokens: how many tokens to yield.
       sampling: how they are drawn.
+      on_retrieved: told before each token what the query that predicted it read.
 
     Raises:
       InputError: the prompt is empty or holds a token that the model does not know.
@@ -69,13 +76,17 @@ def generate(
             f"the prompt has tokens from {prompt.min()} to {prompt.max()}, and the "
             f"model knows 0 to {config.vocab_size - 1}"
         )
-    logits, state = _read(params, config, prompt)
+    logits, state, retrieved = _read(params, config, prompt)
     key = jax.random.key(sampling.seed)
     for i in range(num_tokens):
         token = sample(logits, jax.random.fold_in(key, i), sampling)
+        if on_retrieved is not None:
+            on_retrieved(jax.device_get(retrieved))
         yield int(token[0])
         if i + 1 < num_tokens:
-            logits, state = _step(params, state, token, jnp.zeros(1, bool), config)
+            logits, state, retrieved = _step(
+                params, state, token, jnp.zeros(1, bool), config
+            )
 
 
 @functools.partial(jax.jit, static_argnames="sampling")
@@ -108,20 +119,21 @@ def sample(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
 
 def _read(
     params: Parameters, config: ModelConfig, prompt: npt.NDArray[np.int32]
-) -> tuple[jax.Array, DecodeState]:
-    """Returns the logits after a prompt, and the state to decode from."""
+) -> tuple[jax.Array, DecodeState, Looked]:
+    """Returns the logits after a prompt, the state to decode from, what was read."""
     family = families.of(config)
     state = family.init_state(config, 1)
     length = config.segment_length
     whole = len(prompt) // length * length
     for first in range(0, whole, length):
         segment = jnp.asarray(prompt[None, first : first + length])
-        logits, state = _segment(params, state, segment, jnp.array([not first]), config)
+        start = jnp.array([not first])
+        logits, state, retrieved = _segment(params, state, segment, start, config)
     decoding = family.from_segments(state, config)
     for i in range(whole, len(prompt)):
         token, start = jnp.asarray(prompt[i : i + 1]), jnp.array([not i])
-        logits, decoding = _step(params, decoding, token, start, config)
-    return logits, decoding
+        logits, decoding, retrieved = _step(params, decoding, token, start, config)
+    return logits, decoding, retrieved
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -131,12 +143,12 @@ def _segment(
     tokens: jax.Array,
     start_of_document: jax.Array,
     config: ModelConfig,
-) -> tuple[jax.Array, model.State]:
+) -> tuple[jax.Array, model.State, Looked]:
     num_tokens = jnp.full(tokens.shape[0], tokens.shape[1], jnp.int32)
-    logits, state, _ = families.of(config).forward(
+    logits, state, retrieved = families.of(config).forward(
         params, state, tokens, start_of_document, num_tokens, config
     )
-    return logits[:, -1], state
+    return logits[:, -1], state, _newest(retrieved)
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -146,7 +158,15 @@ def _step(
     token: jax.Array,
     start_of_document: jax.Array,
     config: ModelConfig,
-) -> tuple[jax.Array, DecodeState]:
-    step = families.of(config).decode_step
-    logits, state = step(params, state, token, start_of_document, config)
-    return logits, state
+) -> tuple[jax.Array, DecodeState, Looked]:
+    step = families.of(config).read_token
+    logits, state, retrieved = step(params, state, token, start_of_document, config)
+    return logits, state, _newest(retrieved)
+
+
+def _newest(retrieved: dict[int, Retrieved]) -> Looked:
+    """Returns what the last position of the only row read."""
+    return {
+        i: (found.slots[0, :, -1], found.weights[0, :, -1])
+        for i, found in retrieved.items()
+    }

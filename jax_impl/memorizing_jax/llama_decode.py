@@ -12,6 +12,7 @@ from memorizing_jax import llama_context as contexts
 from memorizing_jax import memory as memories
 from memorizing_jax.cache import Cache
 from memorizing_jax.decode import DecodeState
+from memorizing_jax.layers import Retrieved
 from memorizing_jax.llama_config import LlamaConfig
 from memorizing_jax.llama_model import LlamaState
 from memorizing_jax.memory import Memory
@@ -59,6 +60,17 @@ def decode_step(
     config: LlamaConfig,
 ) -> tuple[Float[Array, "batch vocab_size"], LlamaDecodeState]:
     """Reads one token of every row; arguments and results as of `decode`."""
+    return read_token(params, state, token, start_of_document, config)[:2]
+
+
+def read_token(
+    params: Parameters,
+    state: LlamaDecodeState,
+    token: Int[Array, " batch"],
+    start_of_document: Bool[Array, " batch"],
+    config: LlamaConfig,
+) -> tuple[Float[Array, "batch vocab_size"], LlamaDecodeState, dict[int, Retrieved]]:
+    """Does what `decode_step` does; returns also what each memory layer read."""
     position, num_visible, num_read = (
         jnp.where(start_of_document, 0, count)
         for count in (state.position, state.num_visible, state.num_read)
@@ -67,7 +79,7 @@ def decode_step(
     context = contexts.context(num_read, num_visible, kept, 1, config)
     x = params["embedding"][token[:, None]].astype(config.compute_dtype)
     one = jnp.ones_like(position)
-    new_caches, new_sinks, new_memories = [], [], []
+    new_caches, new_sinks, new_memories, retrieved = [], [], [], {}
     for i in range(config.num_layers):
         layer = parameters.of_layer(params, i)
         memory = None
@@ -79,6 +91,8 @@ def decode_step(
         cache = state.caches[i]
         read = llama_layer.read(layer, x, sinks, cache, memory, context, config)
         x = read.x
+        if read.found is not None:
+            retrieved[i] = read.found
         new_caches.append(caches.append(cache, read.keys, read.values, one))
         if sinks is not None:
             new_sinks.append(
@@ -93,7 +107,7 @@ def decode_step(
         sinks=tuple(new_sinks),
     )
     logits = llama_model.logits_of(params, x, config)[:, 0]
-    return logits, _complete(new_state, x, config)
+    return logits, _complete(new_state, x, config), retrieved
 
 
 def _complete(

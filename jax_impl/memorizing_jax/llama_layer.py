@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from memorizing_jax import attention, llama_attention, rotary, search
+from memorizing_jax import attention, llama_attention, rotary, search, shared_memory
 from memorizing_jax import cache as caches
 from memorizing_jax.cache import Cache
 from memorizing_jax.layers import Retrieved, output_projection, rms_norm
@@ -68,7 +68,7 @@ def attend(
     """Attends to the local context and, in a memory layer, to what it retrieves.
 
     Args:
-      layer: for the gate.
+      layer: for the gate, and for pairs that all rows share.
       queries: not rotated.
       pairs: of the local context; keys not rotated.
       memory: None in layers without one.
@@ -96,12 +96,13 @@ def attend(
     def by_head(x: jax.Array) -> jax.Array:
         return llama_attention.unfold(x, config.num_heads)
 
-    if memory is None:
+    shared = shared_memory.of_layer(layer)
+    if memory is None and shared is None:
         (output,), _ = llama_attention.attend([local])
         output, from_memory, found = by_head(output), jnp.zeros_like(queries), None
     else:
         turned = rotary.rotate(queries, context.to_memory)
-        part, slots = retrieve(turned, memory, config)
+        part, slots = retrieve(turned, memory, shared, config)
         if config.combination == "joint":
             outputs, (_, weights) = llama_attention.attend([local, part])
         else:
@@ -112,7 +113,7 @@ def attend(
             slots=by_head(slots.swapaxes(1, 2)).swapaxes(1, 2),
             weights=by_head(weights.swapaxes(1, 2)).swapaxes(1, 2),
             not_finite=search.first_not_finite(turned, memory)
-            if config.checked
+            if config.checked and memory is not None
             else None,
             queries=turned,
             memory_output=from_memory,
@@ -127,20 +128,34 @@ def attend(
 
 def retrieve(
     queries: Float[Array, "batch segment_length num_heads head_dim"],
-    memory: Memory,
+    memory: Memory | None,
+    shared: Memory | None,
     config: LlamaConfig,
 ) -> tuple[llama_attention.Part, Int[Array, "batch num_key_value_heads folded top_k"]]:
-    """Searches the memory for each query head's neighbors (PRE-1, PRE-2)."""
+    """Searches the memories for each query head's neighbors (PRE-1, PRE-2).
+
+    There is one at least: the rows' own, or that which they share.
+    """
     folded = llama_attention.fold(queries, config.num_key_value_heads)
+    found = None
     with jax.named_scope("search"):
-        found = search.find(
-            folded,
-            memory,
-            top_k=config.top_k,
-            engine=config.search,
-            recall_target=config.recall_target,
-        )
-    return llama_attention.memory_part(folded, memory, found), found.slots
+        if memory is not None:
+            found = search.find(
+                folded,
+                memory,
+                top_k=config.top_k,
+                engine=config.search,
+                recall_target=config.recall_target,
+            )
+        if shared is not None:
+            found = shared_memory.find(folded, shared, found, config)
+    assert found is not None
+    if shared is not None:
+        part = shared_memory.part(folded, shared, memory, found)
+    else:
+        assert memory is not None
+        part = llama_attention.memory_part(folded, memory, found)
+    return part, found.slots
 
 
 def project(

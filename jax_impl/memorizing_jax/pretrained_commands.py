@@ -1,6 +1,7 @@
 """The commands for pre-trained models, as what the command line fills in and runs."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import tyro
@@ -8,12 +9,13 @@ import tyro
 from memorizing_jax import (
     evaluation_report,
     layer_ranking,
+    memory_file,
     pretrained,
     pretrained_report,
     text_documents,
 )
 from memorizing_jax.errors import InputError
-from memorizing_jax.pretrained_reading import Reading, Sizes, layers_named
+from memorizing_jax.pretrained_reading import Reading, Sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +28,11 @@ class EvaluatePretrained:
     """Text files, and folders of such; each file is a document."""
     memory_size: Sizes = (0, 8192)
     """Sizes to compare, in pairs per key-value head; 0 is local attention alone."""
-    memory_layers: str = "all"
-    """Layers that own a memory, such as 10-19,25; rank-layers proposes some."""
+    memory_layers: str | None = None
+    """Layers that own a memory, such as 10-19,25; rank-layers proposes some. If left
+    out, those of --memory, or else all."""
+    memory: tuple[Path, ...] = ()
+    """Files that read wrote; measure with their pairs too."""
     reading: tyro.conf.OmitArgPrefixes[Reading] = dataclasses.field(
         default_factory=Reading
     )
@@ -52,11 +57,20 @@ class EvaluatePretrained:
             if path is not None and not path.parent.is_dir():
                 raise InputError(f"{path.parent} is not a folder, so {path} cannot be")
         model = pretrained.load(self.model, self.reading.compute_dtype)
-        layers = layers_named(self.memory_layers, model.config.num_layers)
+        file = memory_file.load_for(self.memory, model) if self.memory else None
+        layers = memory_file.layers_of(
+            file, self.memory_layers, model.config.num_layers
+        )
         ways = pretrained_report.ways(
-            self.reading, model.config, layers, self.memory_size
+            self.reading, model.config, layers, self.memory_size, file
         )
         documents = text_documents.read(self.documents, model, quiet=self.quiet)
+        for name in memory_file.held(file, documents) if file else ():
+            print(
+                f"memorizing_jax: --memory holds {name} itself, so its loss there says "
+                "nothing about texts that were not read",
+                file=sys.stderr,
+            )
         if self.full_attention:
             ways.append(
                 pretrained_report.full(

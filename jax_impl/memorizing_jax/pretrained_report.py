@@ -7,10 +7,12 @@ from typing import Any
 from tqdm import tqdm
 
 from memorizing_data.token_files import TokenFiles
-from memorizing_jax import evaluation_report
+from memorizing_jax import evaluation_report, memory_file
 from memorizing_jax.evaluate import evaluate
 from memorizing_jax.evaluation_report import Measured
 from memorizing_jax.llama_config import LlamaConfig
+from memorizing_jax.memory_file import MemoryFile
+from memorizing_jax.parameters import Parameters
 from memorizing_jax.pretrained import Pretrained
 from memorizing_jax.pretrained_reading import Reading
 
@@ -23,11 +25,13 @@ class Way:
       label: what to call it.
       config: the model, its local context and its memory.
       limit: tokens of each document that can be read so; None for all.
+      shared: pairs of a memory file, by the names of `shared_memory`.
     """
 
     label: str
     config: LlamaConfig
     limit: int | None = None
+    shared: Parameters = dataclasses.field(default_factory=dict)
 
 
 def ways(
@@ -35,14 +39,29 @@ def ways(
     config: LlamaConfig,
     layers: tuple[int, ...],
     memory_sizes: Sequence[int],
+    file: MemoryFile | None = None,
 ) -> list[Way]:
-    """Returns one way for each memory size; 0 is local attention alone."""
-    return [
+    """Returns one way for each memory size; 0 is local attention alone.
+
+    With a file there are as many again, which have its pairs beside their own.
+    """
+    found = [
         Way(
             f"memory {size:,}" if size else "local only",
             reading.with_memory(config, layers, size),
         )
         for size in memory_sizes
+    ]
+    if file is None:
+        return found
+    shared = memory_file.parameters(file, reading.memory_dtype)
+    return found + [
+        dataclasses.replace(
+            way,
+            label=f"file + {way.label}" if way.config.remembers else "file",
+            shared=shared,
+        )
+        for way in found
     ]
 
 
@@ -85,7 +104,7 @@ def measure(
         for way, length in zip(read, lengths, strict=True):
             bar.set_description(way.label)
             found = evaluate(
-                model.parameters,
+                model.parameters | way.shared,
                 way.config,
                 documents,
                 batch,

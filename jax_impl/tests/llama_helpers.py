@@ -1,6 +1,9 @@
 """A small pre-trained model, and an independent one to compare it with."""
 
+import json
 import math
+import shutil
+import string
 from pathlib import Path
 
 import jax
@@ -37,7 +40,47 @@ SMALL = LlamaConfig(
     search="exact",
 )
 
+# At the command line, for models of `make_model`.
+READING = (
+    "--segment-length=8",
+    "--cache-length=6",
+    "--num-sinks=2",
+    "--memory-distance=5",
+    "--top-k=3",
+    "--search=exact",
+    "--quiet",
+)
+# The alphabet of byte-level BPE for a space and for the end of a line.
+ALPHABET = [*string.ascii_letters, "\u0120", "\u010a"]
+
 forward = jax.jit(llama_model.forward, static_argnames="config")
+
+
+def make_model(folder):
+    """Returns the folder of a model that knows letters, spaces and lines."""
+    shutil.copytree(GOLDEN / "grouped", folder)
+    cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    vocabulary = {letter: i for i, letter in enumerate(ALPHABET)}
+    specification = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": cut | {"use_regex": True},
+        "decoder": cut,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(specification))
+    return folder
+
+
+def make_documents(folder):
+    """Returns the folder, with two documents of 90 and 70 tokens, and a hidden file."""
+    rng = np.random.default_rng(0)
+    for name, length in (("long.txt", 90), ("nested/short.txt", 70)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        letters = rng.choice(list(string.ascii_letters[:7] + " \n"), length)
+        (folder / name).write_text("".join(letters))
+    (folder / ".hidden").write_bytes(b"\xff")
+    return folder
 
 
 def draw_parameters(config, seed=0):

@@ -1,12 +1,10 @@
 """Pre-trained models at the command line: what a memory gains, and which layers."""
 
 import json
-import shutil
-import string
 
 import numpy as np
 import pytest
-from llama_helpers import GOLDEN
+from llama_helpers import READING, make_documents, make_model
 from test_commands import lines_of, refused
 
 from memorizing_jax import pretrained, text_documents
@@ -14,48 +12,15 @@ from memorizing_jax.__main__ import main
 from memorizing_jax.errors import InputError
 from memorizing_jax.pretrained_reading import layers_named
 
-READING = (
-    "--segment-length=8",
-    "--cache-length=6",
-    "--num-sinks=2",
-    "--memory-distance=5",
-    "--top-k=3",
-    "--search=exact",
-    "--quiet",
-)
-# The alphabet of byte-level BPE for a space and for the end of a line.
-ALPHABET = [*string.ascii_letters, "\u0120", "\u010a"]
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Returns the folder of a model that knows letters, spaces and lines."""
-    folder = tmp_path_factory.mktemp("pretrained") / "model"
-    shutil.copytree(GOLDEN / "grouped", folder)
-    cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    vocabulary = {letter: i for i, letter in enumerate(ALPHABET)}
-    specification = {
-        "version": "1.0",
-        "added_tokens": [],
-        "pre_tokenizer": cut | {"use_regex": True},
-        "decoder": cut,
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(specification))
-    return folder
+    return make_model(tmp_path_factory.mktemp("pretrained") / "model")
 
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
-    """Returns a folder of two documents of 90 and 70 tokens, and a hidden file."""
-    folder = tmp_path_factory.mktemp("documents")
-    rng = np.random.default_rng(0)
-    for name, length in (("long.txt", 90), ("nested/short.txt", 70)):
-        (folder / name).parent.mkdir(exist_ok=True)
-        letters = rng.choice(list(string.ascii_letters[:7] + " \n"), length)
-        (folder / name).write_text("".join(letters))
-    (folder / ".hidden").write_bytes(b"\xff")
-    return folder
+    return make_documents(tmp_path_factory.mktemp("documents"))
 
 
 def test_memory_sizes_stand_beside_local_and_full_attention(
