@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from memorizing_jax import plan, plan_report
+from memorizing_jax.config import SearchEngine
 from memorizing_jax.plan_report import Row
 from memorizing_jax.presets import PRESETS
 from memorizing_jax.sharding import MeshConfig
@@ -22,11 +23,17 @@ class Setting:
     preset: str
     topology: str
     memory_size: int
+    search: SearchEngine
     batch: int
     accumulation: int
     mesh_memory: int
     mesh_model: int
     quick: bool
+
+    def without_memory(self) -> "Setting":
+        """Returns the same step with no memory, to compare with."""
+        search = PRESETS[self.preset]().model.search
+        return dataclasses.replace(self, memory_size=0, search=search)
 
     def compiled(self) -> Row:
         """Compiles the step; returns these fields and those of `plan.Plan`.
@@ -41,7 +48,9 @@ class Setting:
         )
         config = dataclasses.replace(
             config,
-            model=config.model.replace(memory_size=self.memory_size),
+            model=config.model.replace(
+                memory_size=self.memory_size, search=self.search
+            ),
             mesh=mesh if sharded else config.mesh,
             batch=self.batch,
             accumulation=self.accumulation,
@@ -67,6 +76,8 @@ class Plan:
     """Settings to begin with."""
     memory_size: tuple[int, ...] = ()
     """Pairs kept per row and head; 0 for none; as in the preset if left out."""
+    search: SearchEngine | None = None
+    """How neighbors are found; as in the preset if left out."""
     batch: int | None = None
     """Rows of a step on all chips together; as in the preset if left out."""
     accumulation: int | None = None
@@ -89,7 +100,7 @@ class Plan:
         settings = self._settings()
         pairs = []
         for i, one in enumerate(settings):
-            without = dataclasses.replace(one, memory_size=0)
+            without = one.without_memory()
             for setting in dict.fromkeys((without, one)):
                 if _find(rows, setting) is None:
                     self._say(f"{i + 1} of {len(settings)}: compiling {setting}")
@@ -115,18 +126,18 @@ class Plan:
             begin = PRESETS[preset]()
             for size in sorted(self.memory_size or (begin.model.memory_size,)):
                 begin.model.replace(memory_size=size)
-                settings.append(
-                    Setting(
-                        preset,
-                        topology,
-                        size,
-                        batch=self.batch or begin.batch,
-                        accumulation=self.accumulation or begin.accumulation,
-                        mesh_memory=self.mesh_memory,
-                        mesh_model=self.mesh_model,
-                        quick=self.quick,
-                    )
+                one = Setting(
+                    preset,
+                    topology,
+                    size,
+                    search=self.search or begin.model.search,
+                    batch=self.batch or begin.batch,
+                    accumulation=self.accumulation or begin.accumulation,
+                    mesh_memory=self.mesh_memory,
+                    mesh_model=self.mesh_model,
+                    quick=self.quick,
                 )
+                settings.append(one if size else one.without_memory())
         return settings
 
     def _say(self, what: str) -> None:

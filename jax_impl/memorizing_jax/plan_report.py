@@ -63,7 +63,7 @@ def text(pairs: Sequence[Pair]) -> str:
         f"{row['preset']} on {row['topology']}: {row['chips']} chips, mesh data {data}"
         f" x memory {memory} x model {model}",
         f"{row['batch']} rows, {row['tokens']:,} tokens a step, memory of "
-        f"{row['memory_size']:,} pairs",
+        f"{row['memory_size']:,} pairs, search {row['search']}",
         *(["compiled at the least effort"] if row["quick"] else []),
         "",
         verdict(row),
@@ -127,7 +127,7 @@ def _line(row: Row, without: Row) -> tuple[str, ...]:
     return (
         *(row["preset"], row["topology"], str(row["chips"])),
         "x".join(map(str, row["mesh"])),
-        f"{row['memory_size']:,}" if row["memory_size"] else "none",
+        f"{row['memory_size']:,} {row['search']}" if row["memory_size"] else "none",
         "yes" if row["fits"] else "no",
         f"{_gib(_total(row))} of {_gib(row['capacity'])}" if row["fits"] else "-",
         *held,

@@ -31,6 +31,7 @@ ROW = {
     "preset": "base",
     "topology": "v5e:4x4",
     "memory_size": 8192,
+    "search": "bucketed",
     "batch": 256,
     "accumulation": 1,
     "mesh_memory": 1,
@@ -189,7 +190,7 @@ def test_what_was_compiled_is_not_compiled_again(tmp_path, capsys, monkeypatch):
     assert compiled[2:] == [(65_536, "v5e:4x4")]
     table = capsys.readouterr().out.splitlines()[-3:]
     memories = [re.split(r" *\| *", line)[5] for line in table]
-    assert memories == ["none", "8,192", "65,536"]
+    assert memories == ["none", "8,192 bucketed", "65,536 bucketed"]
     assert len(path.read_text().splitlines()) == 3
     path.write_text('{"step": 1}\n')
     assert main([*arguments, "8192"]) == 2
