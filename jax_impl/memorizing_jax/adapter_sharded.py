@@ -93,6 +93,7 @@ class JaxShardedBucketed(JaxBucketed):
     """The port on a mesh, with bucketed search."""
 
     name = "jax on a mesh, bucketed search"
+    features = JaxBucketed.features - {"pretrained"}
 
     def bucketing(self, memory_size: int, top_k: int) -> tuple[int, int]:
         """Returns the buckets of all shards together, and winners per bucket."""

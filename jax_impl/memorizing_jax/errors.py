@@ -1,4 +1,4 @@
-"""The error that a person caused and can mend."""
+"""Errors that end a command with one sentence."""
 
 
 class InputError(ValueError):

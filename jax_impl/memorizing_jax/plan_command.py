@@ -85,7 +85,8 @@ class Plan:
     mesh_memory: Annotated[int, tyro.conf.arg(name="mesh.memory")] = 1
     """Shards of each memory's slots."""
     mesh_model: Annotated[int, tyro.conf.arg(name="mesh.model")] = 1
-    """Shards of heads and MLP; where left out, as many as chips exceed rows."""
+    """Shards of heads and MLP; as many as chips exceed rows where this and
+    --mesh.memory are left out."""
     quick: bool = False
     """Compile at the least effort: seconds and not minutes, more bytes than in earnest,
     and no estimate of the time."""
@@ -131,8 +132,10 @@ class Plan:
                     topology,
                     size,
                     search=self.search or begin.model.search,
-                    batch=self.batch or begin.batch,
-                    accumulation=self.accumulation or begin.accumulation,
+                    batch=begin.batch if self.batch is None else self.batch,
+                    accumulation=begin.accumulation
+                    if self.accumulation is None
+                    else self.accumulation,
                     mesh_memory=self.mesh_memory,
                     mesh_model=self.mesh_model,
                     quick=self.quick,

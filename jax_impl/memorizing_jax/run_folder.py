@@ -58,7 +58,7 @@ class RunFolder:
 
     @property
     def tensorboard(self) -> Path:
-        """The same for TensorBoard, if asked for."""
+        """The metrics for TensorBoard, if asked for."""
         return self.path / "tensorboard"
 
     @property

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import jax
 import tyro
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from memorizing_jax.config import ModelConfig
@@ -101,7 +102,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             "--mesh.data, --mesh.memory and --mesh.model to multiply to that"
         )
     sizes, names = (data, config.memory, config.model), (DATA, MEMORY, MODEL)
-    return jax.make_mesh(sizes, names, (AxisType.Auto,) * 3, devices=devices)
+    # An axis may take 2 of 8 chips along a TPU's torus, which `jax.make_mesh` refuses.
+    placed = mesh_utils.create_device_mesh(
+        sizes, devices, allow_split_physical_axes=True
+    )
+    return Mesh(placed, names, axis_types=(AxisType.Auto,) * 3)
 
 
 def check(mesh: Mesh, config: ModelConfig, batch: int) -> None:

@@ -1,4 +1,4 @@
-"""The settings of a training run, and presets to start from."""
+"""The settings of a training run."""
 
 import dataclasses
 import math

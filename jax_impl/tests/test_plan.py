@@ -148,6 +148,14 @@ def test_more_chips_than_rows_divide_the_heads():
     assert (wide.data, wide.memory, wide.model) == (8, 1, 4)
 
 
+@pytest.mark.parametrize("topology", ["v5p:8x8x8", "v4:8x8x8", "v5e:16x16"])
+def test_a_mesh_may_cut_a_torus_anywhere(topology):
+    pytest.importorskip("libtpu")
+    devices = tpu_compiler.devices(topology)
+    shape = sharding.MeshConfig(memory=2, model=2)
+    assert sharding.make_mesh(shape, devices).shape["data"] == len(devices) // 4
+
+
 def test_a_plan_in_words():
     text = plan_report.text([(ROW, NONE)])
     for part in (
