@@ -89,7 +89,7 @@ class Plan:
     --mesh.memory are left out."""
     quick: bool = False
     """Compile at the least effort: seconds and not minutes, more bytes than in earnest,
-    and no estimate of the time."""
+    and often no estimate of the time."""
     json: Path | None = None
     """File of JSON lines, one per step; those already there are not compiled again."""
     quiet: bool = False
